@@ -1,0 +1,66 @@
+"""Every error a user can meet, with the exit code it gives the command line.
+
+ZooError                1   an input could not be used
+├── UsageError          2   the call is wrong
+│   ├── UnknownName         no such model, label list, recipe
+│   └── CardError           a card does not parse or contradicts itself
+├── WeightsUnavailable  3   the checkpoint is known, its file is nowhere to be had
+└── IntegrityError      4   a file is not what its card or its format says
+
+`InputError` is the plain 1: one bad picture, one bad row. Programmer errors stay `ValueError` and `TypeError`.
+"""
+
+__all__ = ["CardError", "InputError", "IntegrityError", "UnknownName", "UsageError", "WeightsUnavailable", "ZooError"]
+
+
+class ZooError(Exception):
+    """What is wrong, in one line, and what to do about it.
+
+    Args:
+        message: The fault, with the value in hand.
+        hint: The way out.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.hint)  # worker processes send errors home by pickle
+
+
+def _rebuild(kind: type[ZooError], message: str, hint: str | None) -> ZooError:
+    return kind(message, hint=hint)
+
+
+class InputError(ZooError):
+    """One input that cannot be used."""
+
+
+class UsageError(ZooError):
+    """A call that cannot work, whatever the input."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that nothing answers to."""
+
+
+class CardError(UsageError):
+    """A card that does not parse, or that contradicts another."""
+
+
+class WeightsUnavailable(ZooError):
+    """The checkpoint is known, its file is nowhere to be had."""
+
+    exit_code = 3
+
+
+class IntegrityError(ZooError):
+    """A file is not what its card or its format says."""
+
+    exit_code = 4

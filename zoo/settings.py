@@ -1,0 +1,64 @@
+"""Every environment variable of ours, read here and nowhere else.
+
+huggingface_hub reads its own: HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN.
+"""
+
+import os
+from pathlib import Path
+
+from zoo.errors import UsageError
+
+__all__ = ["bundled_weights", "card_folder", "data_root", "engine", "hub_offline", "hub_org", "max_pixels"]
+
+PACKAGE = Path(__file__).parent
+
+
+def hub_org() -> str:
+    """Organisation on the Hub that holds our checkpoints (ZOO_HUB_ORG)."""
+    return os.environ.get("ZOO_HUB_ORG", "zoo-models")
+
+
+def hub_offline() -> bool:
+    """Whether the network is off limits (HF_HUB_OFFLINE)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def data_root() -> Path | None:
+    """Folder that holds data sets by name (ZOO_DATA); recipes and `zoo eval` look there."""
+    value = os.environ.get("ZOO_DATA")
+    return Path(value) if value else None
+
+
+def engine() -> str:
+    """What runs binary networks: "auto", "float" or "packed" (ZOO_ENGINE).
+
+    Raises:
+        UsageError: Another word.
+    """
+    value = os.environ.get("ZOO_ENGINE", "auto")
+    if value not in ("auto", "float", "packed"):
+        raise UsageError(f"ZOO_ENGINE is {value!r}", hint="auto, float or packed")
+    return value
+
+
+def max_pixels() -> int:
+    """Largest picture that is decoded, in pixels (ZOO_MAX_PIXELS); larger ones are refused as decompression bombs.
+
+    Raises:
+        UsageError: Not a positive whole number.
+    """
+    value = os.environ.get("ZOO_MAX_PIXELS", "178956970")  # Pillow's own limit
+    if not value.isdigit() or value == "0":
+        raise UsageError(f"ZOO_MAX_PIXELS is {value!r}", hint="a positive whole number of pixels")
+    return int(value)
+
+
+def card_folder() -> Path:
+    """Our cards: inside an installed package, beside it in a checkout."""
+    inside = PACKAGE / "cards"
+    return inside if inside.is_dir() else PACKAGE.parent / "cards"
+
+
+def bundled_weights() -> Path:
+    """Folder of the checkpoints that come with the package."""
+    return PACKAGE / "weights"
