@@ -1,0 +1,48 @@
+"""What a paper adds to the plain training loop: one module a paper, each with a `Method`."""
+
+import importlib
+import pkgutil
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from zoo.errors import UnknownName, UsageError
+
+__all__ = ["Method", "method_names", "new_method"]
+
+
+class Method(Protocol):
+    """The points at which a paper differs from plain supervised training."""
+
+    def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
+        """Move schedules of the method to an epoch, counted from 0."""
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of a batch: (B, C, H, W) images, (B,) labels."""
+
+    def report(self, model: nn.Module) -> dict[str, float]:
+        """Figures to log at the end of an epoch, while the last gradients are still there."""
+
+    def export(self, model: nn.Module) -> tuple[dict[str, Tensor], str]:
+        """Tensors of the finished checkpoint and the name of their layout."""
+
+
+def method_names() -> list[str]:
+    """Names of the methods that recipes may ask for."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def new_method(name: str, **args: Any) -> Method:
+    """The method of that name.
+
+    Raises:
+        UnknownName: No such method.
+        UsageError: Arguments that it does not take.
+    """
+    if name not in method_names():
+        raise UnknownName(f"no method {name!r}", hint=f"one of {', '.join(method_names())}")
+    kind = importlib.import_module(f"{__name__}.{name}").Method
+    try:
+        return kind(**args)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"method_args of {name}: {error}", hint=f"it takes {', '.join(kind.__annotations__) or 'none'}") from None

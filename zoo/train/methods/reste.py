@@ -1,0 +1,48 @@
+"""ReSTE: the estimator's power grows from straight-through to near-sign over the training.
+
+Wu et al., "Estimator Meets Equilibrium Perspective", ICCV 2023, arXiv:2308.06689, sections 3.2 and 3.3.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.layers.binary import BinaryConv2d, reste_power
+from zoo.layers.packing import FORMAT, pack
+from zoo.metrics.binary import estimating_error, gradient_stability
+
+__all__ = ["Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Cross-entropy through the estimator, and the paper's two indicators in the log.
+
+    Args:
+        end: Power that the schedule approaches; 3 in all published results. Unused by plain straight-through.
+    """
+
+    end: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.end < 1:
+            raise ValueError(f"end is {self.end}; the estimator needs a power of at least 1")
+
+    def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
+        power = reste_power(epoch, epochs, self.end)
+        for module in model.modules():
+            if isinstance(module, BinaryConv2d):
+                module.power.fill_(power)
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(images).float(), labels)
+
+    def report(self, model: nn.Module) -> dict[str, float]:
+        return {
+            "estimating_error": estimating_error(model, self.end),
+            "gradient_stability": gradient_stability(model),
+        }
+
+    def export(self, model: nn.Module) -> tuple[dict[str, Tensor], str]:
+        return pack(model), FORMAT
