@@ -23,10 +23,9 @@ def hub_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def data_root() -> Path | None:
+def data_root() -> Path:
     """Folder that holds data sets by name (ZOO_DATA); recipes and `zoo eval` look there."""
-    value = os.environ.get("ZOO_DATA")
-    return Path(value) if value else None
+    return Path(os.environ.get("ZOO_DATA") or Path.home() / ".cache" / "zoo" / "data")
 
 
 def engine() -> str:

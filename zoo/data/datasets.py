@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zoo import settings
-from zoo.errors import InputError, UnknownName
+from zoo.errors import InputError, UnknownName, UsageError
 
 __all__ = ["Pictures", "augment", "dataset_names", "load_pictures"]
 
@@ -95,10 +96,13 @@ def load_pictures(name: str, split: Split, root: Path | None = None) -> Pictures
 
     Raises:
         UnknownName: No such set.
+        UsageError: No such part.
         InputError: The set is not there and cannot be fetched, or its files are damaged.
     """
     if name not in _READERS:
         raise UnknownName(f"no data set {name!r}", hint=f"one of {', '.join(dataset_names())}")
+    if split not in ("train", "test"):
+        raise UsageError(f"{name} has no part {split!r}", hint="train and test exist")
     root = root or settings.data_root()
     for folder in (root / name, root):
         if (folder / f"{split}.npz").is_file():
@@ -111,7 +115,7 @@ def _read_npz(path: Path) -> Pictures:
         with np.load(path) as arrays:
             images, labels, names = (arrays[key] for key in ("images", "labels", "names"))
         return Pictures(torch.from_numpy(images), torch.from_numpy(labels), tuple(names.tolist()))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"{path} cannot be read: {error}", hint="it holds the arrays images, labels and names") from None
 
 

@@ -51,8 +51,9 @@ class _ReSTE(torch.autograd.Function):
         z, power = ctx.saved_tensors
         size = z.abs()
         power = power.float()  # the exponents are float32 even when z is float64, as in the published code
-        flat = (FLAT ** (1 / power) / FLAT).to(z.dtype)
-        slope = (1 / power).to(z.dtype) * size.clamp(min=FLAT) ** ((1 - power) / power).to(z.dtype)
+        inverse = (1 / power).to(torch.promote_types(z.dtype, torch.float32))
+        flat = (FLAT**inverse / FLAT).to(z.dtype)
+        slope = inverse.to(z.dtype) * size.clamp(min=FLAT) ** ((1 - power) / power).to(z.dtype)
         slope = torch.where(size <= FLAT, flat, slope)
         return grad * torch.where(size <= CUT, slope, 0), None
 

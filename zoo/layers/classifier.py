@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from timm.models import checkpoint
 from torch import Tensor, nn
 
 __all__ = ["StagedClassifier"]
@@ -50,6 +49,8 @@ class StagedClassifier(nn.Module):
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
         if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+            from timm.models import checkpoint
+
             return checkpoint(stage, x)
         return stage(x)
 

@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from zoo.layers.binary import BinaryConv2d, Estimator
+from zoo.layers.building import build
 from zoo.layers.classifier import StagedClassifier
 from zoo.layers.packing import unpack
 
@@ -28,7 +28,7 @@ __all__ = [
     "reste_vggsmall_cifar",
 ]
 
-# authors' key -> ours, in this order. ResNets call their head `bn2`, VGG numbers its layers through.
+# authors' key -> ours, in this order; zoo.convert applies it. ResNets call the head's norm `bn2`, VGG numbers its layers.
 RESNET_KEYS = ((r"^bn2\.", "head_norm."), (r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample."))
 VGG_KEYS = ((r"^(conv1|bn1)\.", r"stage1.\1."), (r"^((?:conv|bn)[23])\.", r"stage2.\1."), (r"^((?:conv|bn)[45])\.", r"stage3.\1."))
 
@@ -88,6 +88,8 @@ class ReSTEResNet(StagedClassifier):
         estimator: Gradient of the sign: "reste", or "ste" for plain straight-through.
         scale_in_weight: The published order of multiplication, see `BinaryConv2d`.
     """
+
+    authors_keys = RESNET_KEYS
 
     def __init__(
         self,
@@ -174,6 +176,8 @@ class ReSTEVGG(StagedClassifier):
         scale_in_weight: The published order of multiplication, see `BinaryConv2d`.
     """
 
+    authors_keys = VGG_KEYS
+
     def __init__(
         self,
         num_classes: int = 10,
@@ -220,7 +224,7 @@ class ReSTEVGG(StagedClassifier):
 
 
 def _build(variant: str, pretrained: bool, network: type[StagedClassifier], **kwargs: object) -> StagedClassifier:
-    return build_model_with_cfg(
+    return build(
         network,
         variant,
         pretrained,

@@ -17,7 +17,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A table of the front matter; an unknown key is an error."""
 
 
-class Paper(_Part):
+class Paper(_Part, frozen=True):
     """The publication that a checkpoint follows."""
 
     title: str
@@ -26,7 +26,7 @@ class Paper(_Part):
     venue: str | None = None
 
 
-class Origin(_Part):
+class Origin(_Part, frozen=True):
     """Where the weights came from.
 
     Attributes:
@@ -50,7 +50,7 @@ class Origin(_Part):
     epochs: int | None = None
 
 
-class Input(_Part):
+class Input(_Part, frozen=True):
     """Preprocessing, in timm's terms: resize the short side to size / crop_pct, crop the centre, normalise."""
 
     size: tuple[int, int, int] = (3, 224, 224)
@@ -67,14 +67,14 @@ class Input(_Part):
             raise ValueError("mean and std have one value a channel")
 
 
-class Traits(_Part):
+class Traits(_Part, frozen=True):
     """Module names that timm needs to change the input channels and the head."""
 
     first_conv: str | None = None
     classifier: str | None = None
 
 
-class Weights(_Part):
+class Weights(_Part, frozen=True):
     """The file: where it is, how long, which.
 
     Attributes:
@@ -95,8 +95,13 @@ class Weights(_Part):
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError("sha256 is 64 lower-case hex digits")
 
+    @property
+    def available(self) -> bool:
+        """Whether the network can be had ready for use."""
+        return self.status != "unpublished"
 
-class Figure(_Part):
+
+class Figure(_Part, frozen=True):
     """One measured or published number.
 
     Attributes:
@@ -126,7 +131,7 @@ class Figure(_Part):
             raise ValueError("a figure by zoo says the command and the date")
 
 
-class Card(_Part):
+class Card(_Part, frozen=True):
     """One checkpoint. `name` and `body` come from the file, the rest from its front matter.
 
     Attributes:
@@ -206,10 +211,14 @@ def read_card(path: Path) -> Card:
             raise CardError(f"{path}:2: the front matter is no table", hint="write `key: value` lines")
         card = msgspec.convert({**fields, "name": path.stem, "body": body.strip()}, Card)
     except msgspec.ValidationError as error:
-        raise CardError(f"{path}:{_line(front, str(error))}: {error}", hint="see the card template in CONTRIBUTING.md") from None
+        raise CardError(
+            f"{path}:{_line(front, str(error))}: {error}", hint="see the card template in CONTRIBUTING.md"
+        ) from None
     except msgspec.DecodeError as error:
         found = re.search(r"line (\d+)", str(error.__cause__ or error))
-        raise CardError(f"{path}:{int(found[1]) + 1 if found else 2}: {' '.join(str(error).split())}", hint="mend the YAML") from None
+        raise CardError(
+            f"{path}:{int(found[1]) + 1 if found else 2}: {' '.join(str(error).split())}", hint="mend the YAML"
+        ) from None
     if card.builder.partition(":")[2] != card.architecture:
         raise CardError(
             f"{path}:{_line(front, '$.builder')}: builder {card.builder} does not make {card.architecture}",

@@ -4,7 +4,6 @@ Tensors: `model.<key>`, `optimizer.<parameter>.<key>`, `rng`. Numbers and text: 
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from zoo.errors import InputError, IntegrityError
+from zoo.errors import IntegrityError
+from zoo.hub.checkpoint import write_whole
 
-__all__ = ["load_run", "save_run", "write_whole"]
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a power cut, sees the old one or the new one."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}", hint="make room, or choose another folder: --out DIR"
-        ) from None
+__all__ = ["load_run", "save_run"]
 
 
 def save_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any]) -> None:

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 import zoo
 from zoo.data.datasets import Pictures, augment, load_pictures
 from zoo.errors import UsageError, ZooError
+from zoo.hub.checkpoint import facts_for, write_whole
 from zoo.registry.names import resolve
-from zoo.train.checkpoint import load_run, save_run, write_whole
+from zoo.train.checkpoint import load_run, save_run
 from zoo.train.methods import new_method
 from zoo.train.recipe import Recipe
 from zoo.train.schedule import learning_rate
@@ -36,7 +37,18 @@ WATCH = 20  # steps between looks at the loss, which make a GPU wait
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is: the epoch and step just finished, and what was measured."""
+    """Where a training is: the epoch and step just finished, and what was measured.
+
+    Attributes:
+        epoch: From 1.
+        epochs: Of the training.
+        step: From 1, in this epoch.
+        steps: Of an epoch.
+        loss: Mean over this epoch so far.
+        rate: Pictures a second in this epoch.
+        left: Seconds to the end at that rate.
+        figures: What was measured at the end of an epoch.
+    """
 
     epoch: int
     epochs: int
@@ -44,6 +56,7 @@ class Progress:
     steps: int
     loss: float
     rate: float
+    left: float
     figures: dict[str, float]
 
 
@@ -141,8 +154,9 @@ def train(
                             hint=f"lower optimizer.lr; the last good state stays in {last}",
                         )
                     rate = seen / (time.monotonic() - started)
+                    left = (steps * (recipe.schedule.epochs - epoch) - step - 1) * recipe.schedule.batch_size / rate
                     if not ended and accelerator.is_main_process:
-                        report(Progress(epoch + 1, recipe.schedule.epochs, step + 1, steps, value, rate, {}))
+                        report(Progress(epoch + 1, recipe.schedule.epochs, step + 1, steps, value, rate, left, {}))
                 every = recipe.schedule.save_every
                 if not ended and (stopped or (every and (step + 1) % every == 0)):
                     if accelerator.is_main_process:
@@ -159,22 +173,22 @@ def train(
                 facts = {"epoch": epoch + 1, "loss": value, "rate": rate, "lr": optimizer.param_groups[0]["lr"], **figures}
                 _log(out / "metrics.jsonl", facts)
                 save_run(last, bare, optimizer, {"epoch": epoch + 1, "step": 0})
-                report(Progress(epoch + 1, recipe.schedule.epochs, steps, steps, value, rate, figures))
+                report(Progress(epoch + 1, recipe.schedule.epochs, steps, steps, value, rate, left, figures))
             if stopped:
                 raise KeyboardInterrupt
 
     finished = out / "model.safetensors"
     if accelerator.is_main_process:
         tensors, layout = method.export(bare.to("cpu"))
-        provenance = {
-            "architecture": resolve(recipe.model).architecture,
-            "builder_args": builder_args,
-            "format": layout,
-            "recipe": json.loads(recipe.to_json()),
-            "labels": list(pictures.names),
-            "environment": _environment(),
-        }
-        write_whole(finished, save(tensors, metadata={"zoo": json.dumps(provenance)}))
+        metadata = facts_for(
+            resolve(recipe.model).architecture,
+            builder_args,
+            layout,
+            recipe=json.loads(recipe.to_json()),
+            labels=pictures.names,
+            environment=_environment(),
+        )
+        write_whole(finished, save(tensors, metadata))
     accelerator.wait_for_everyone()
     return finished
 
@@ -217,6 +231,8 @@ def _claim(out: Path, recipe: Recipe) -> bool:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out} cannot be made: {error.strerror}", hint="choose another folder: --out DIR") from None
+    for part in out.glob(".*.part"):  # left by a kill in the middle of writing
+        part.unlink()
     ours = out / "recipe.json"
     if ours.exists() and ours.read_text(encoding="utf-8") != recipe.to_json():
         raise UsageError(f"{out} holds a run of another recipe", hint="choose another folder: --out DIR, or remove that one")

@@ -5,6 +5,7 @@ Wu et al., "Estimator Meets Equilibrium Perspective", ICCV 2023, arXiv:2308.0668
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,4 +46,4 @@ class Method:
         }
 
     def export(self, model: nn.Module) -> tuple[dict[str, Tensor], str]:
-        return pack(model), FORMAT
+        return pack(model, torch.float16), FORMAT

@@ -1,0 +1,76 @@
+"""Recipes: what decodes, and what a misspelt one is told."""
+
+import pytest
+
+from zoo.errors import UnknownName, UsageError
+from zoo.registry.names import resolve
+from zoo.train.methods import method_names, new_method
+from zoo.train.recipe import load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_bundled_recipes_decode_and_name_real_things(name):
+    recipe = load_recipe(name)
+    assert resolve(recipe.model)
+    new_method(recipe.method, **recipe.method_args)
+
+
+def test_override_replaces_one_value():
+    plain, changed = load_recipe("reste_resnet20_cifar"), load_recipe("reste_resnet20_cifar", ("schedule.epochs=7", "data.crop_epochs=3"))
+    assert changed.schedule.epochs == 7
+    assert changed.schedule.batch_size == plain.schedule.batch_size
+
+
+def test_override_takes_bare_words():
+    assert load_recipe("reste_resnet20_cifar", ("precision=no",)).precision == "no"
+
+
+RECIPE = """model = "reste_resnet20_cifar"
+
+[data]
+name = "cifar10"
+
+[schedule]
+epochs = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "says", "hint"),
+    [
+        (RECIPE.replace("epochs = 3", "epoch = 3"), r"r.toml:7: unknown key schedule.epoch", "epochs"),
+        (RECIPE.replace("model =", "modle ="), r"r.toml:1: unknown key modle", "model"),
+        (RECIPE.replace("epochs = 3", 'epochs = "three"'), r"r.toml:7: Expected `int`, got `str`", "keys"),
+        (RECIPE.replace("epochs = 3", "epochs = 0"), r"positive", "keys"),
+        (RECIPE.replace("epochs = 3", "epochs = 3\nwarmup = 3"), r"warmup is shorter", "keys"),
+        (RECIPE.replace("[data]", "[data"), r"r.toml: ", "TOML"),
+    ],
+)
+def test_broken_recipe_names_the_place(tmp_path, broken, says, hint):
+    path = tmp_path / "r.toml"
+    path.write_text(broken)
+    with pytest.raises(UsageError, match=says) as caught:
+        load_recipe(str(path))
+    assert hint in caught.value.hint
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(UnknownName, match="no recipe 'reste_resnet20'") as caught:
+        load_recipe("reste_resnet20")
+    assert "reste_resnet20_cifar" in caught.value.hint
+
+
+@pytest.mark.parametrize("override", ["schedule.epochs", "=3"])
+def test_override_without_a_value(override):
+    with pytest.raises(UsageError, match="no override"):
+        load_recipe("reste_resnet20_cifar", (override,))
+
+
+def test_methods():
+    assert method_names() == ["plain", "reste"]
+    with pytest.raises(UnknownName, match="no method 'rest'"):
+        new_method("rest")
+    with pytest.raises(UsageError, match="end is 0.5"):
+        new_method("reste", end=0.5)
+    with pytest.raises(UsageError, match="stop"):
+        new_method("reste", stop=3)

@@ -1,0 +1,40 @@
+"""The learning rate and the estimator's power against the released loop's values."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zoo.layers.binary import reste_power
+from zoo.train.recipe import Schedule
+from zoo.train.schedule import learning_rate
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "reste_schedules.json").read_text())
+RUNS = {name: run for name, run in GOLDEN.items() if isinstance(run, dict) and "lr" in run}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_paper_schedule(name):
+    run = RUNS[name]
+    schedule = Schedule(epochs=run["epochs"], warmup=5 if run["warm_up"] else 0, shape="epoch_cosine")
+    for epoch, lr in run["lr"].items():
+        # the released scheduler multiplies its way down from epoch to epoch; rounding piles up to 1e-10
+        assert learning_rate(schedule, run["base_lr"], int(epoch)) == pytest.approx(lr, rel=1e-9), epoch
+    for epoch, power in run["o"].items():
+        assert reste_power(int(epoch), run["epochs"], run["o_end"]) == pytest.approx(power, rel=1e-7), epoch  # stored as float32
+
+
+def test_cosine_rises_then_falls_to_nothing():
+    schedule = Schedule(epochs=10, warmup=2)
+    rates = [learning_rate(schedule, 1.0, epoch, done) for epoch in range(10) for done in (0.0, 0.5)]
+    assert rates[0] == 0
+    assert rates[4] == 1
+    assert rates[1:5] == sorted(rates[1:5])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert learning_rate(schedule, 1.0, 9, 0.999) < 1e-6
+
+
+@pytest.mark.parametrize(("epoch", "epochs", "end"), [(-1, 10, 3), (11, 10, 3), (1, 10, 0.5)])
+def test_power_refuses_what_is_outside(epoch, epochs, end):
+    with pytest.raises(ValueError, match=r"epoch|end"):
+        reste_power(epoch, epochs, end)

@@ -1,0 +1,118 @@
+"""What this installation consists of, and what is wrong with it."""
+
+from typing import Any
+
+from zoo.cli import out
+from zoo.cli.app import app
+from zoo.cli.options import Debug, Json
+
+EXTRAS = {
+    "fast": ("numba",),
+    "train": ("accelerate", "matplotlib"),
+    "index": ("pyarrow",),
+    "video": ("av",),
+    "export": ("onnx", "onnxruntime"),
+    "demo": ("gradio",),
+}
+PACKAGES = ("torch", "timm", "huggingface-hub", "safetensors", "pillow", "numpy", "typer")
+
+
+@app.command(rich_help_panel="This installation")
+def doctor(json: Json = False, debug: Debug = False) -> None:
+    """Explain the installation: versions, devices, cache, network, extras.
+
+    [bold]Examples[/]
+
+    zoo doctor
+    zoo doctor --json > installation.json
+    """
+    facts = _facts()
+    if json:
+        out.data(facts)
+        return
+    for room, entries in facts.items():
+        out.line(out.style(room, "bold"))
+        for key, value in entries.items():
+            out.line(f"  {key.ljust(18)} {_words(value)}")
+
+
+def _facts() -> dict[str, dict[str, Any]]:
+    return {
+        "versions": _versions(),
+        "compute": _compute(),
+        "cache": _cache(),
+        "network": _network(),
+        "extras": _extras(),
+    }
+
+
+def _versions() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import zoo
+
+    found: dict[str, Any] = {"zoo": zoo.__version__, "python": platform.python_version(), "system": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _compute() -> dict[str, Any]:
+    import os
+
+    import torch
+
+    from zoo import settings
+    from zoo.tasks.pipeline import pick_device
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "device": str(pick_device("auto")),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "mps": torch.backends.mps.is_available(),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "cpu features": torch.backends.cpu.get_cpu_capability(),
+        "engine": settings.engine(),
+    }
+
+
+def _cache() -> dict[str, Any]:
+    import shutil
+    from pathlib import Path
+
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return {"folder": str(folder), "exists": folder.is_dir(), "free": out.size(shutil.disk_usage(there).free)}
+
+
+def _network() -> dict[str, Any]:
+    from huggingface_hub.constants import ENDPOINT
+
+    from zoo import settings
+
+    return {"offline": settings.hub_offline(), "endpoint": ENDPOINT, "organisation": settings.hub_org()}
+
+
+def _extras() -> dict[str, Any]:
+    from importlib.util import find_spec
+
+    found = {}
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if find_spec(name) is None]
+        found[extra] = f"no {', '.join(missing)}: pip install 'zoo[{extra}]'" if missing else "installed"
+    return found
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return "-" if value is None else str(value)

@@ -1,0 +1,187 @@
+"""Training and measuring: train, eval, verify."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zoo.cli import out
+from zoo.cli.app import app
+from zoo.cli.options import BatchSize, Checkpoint, Debug, Device, Dtype, Engine, Json, Name, Quiet, Workers
+from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from zoo.train.loop import Progress
+    from zoo.train.recipe import Recipe
+
+PANEL = "Train and measure"
+DataRoot = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Folder that holds published sets.", show_default="$ZOO_DATA")
+]
+
+
+@app.command(rich_help_panel=PANEL)
+def train(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a TOML file.", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values in place of the recipe's.", show_default=False)
+    ] = None,
+    data: DataRoot = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/RECIPE")
+    ] = None,
+    device: Device = "auto",
+    show_list: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model from a recipe.
+
+    The same command goes on where a stopped or killed run left off. Ctrl-C saves first.
+
+    [bold]Examples[/]
+
+    zoo train --list
+    zoo train reste_resnet20_cifar --data ~/data
+    zoo train reste_resnet20_cifar schedule.epochs=300 seed=1 --out runs/long
+    accelerate launch -m zoo train reste_resnet18_cifar
+    """
+    from zoo.train.recipe import load_recipe, recipe_names
+
+    if show_list:
+        for name in recipe_names():
+            out.line(name)
+        return
+    if recipe is None:
+        raise UsageError("no recipe", hint="zoo train --list names them")
+    resolved = load_recipe(recipe, tuple(overrides or ()))
+    if dry_run:
+        out.data(_plan(resolved))
+        return
+    folder = to or Path("runs") / Path(recipe).stem
+
+    from zoo.train.loop import train as run
+
+    file = run(resolved, folder, data=data, device=device, report=_report)
+    out.line(str(file))
+
+
+@app.command("eval", rich_help_panel=PANEL)
+def eval_(
+    name: Name,
+    dataset: Annotated[str, typer.Argument(metavar="DATA", help="A published set, such as cifar10, or a folder with one folder a class.")],
+    data: DataRoot = None,
+    split: Annotated[str, typer.Option(help="Part of a published set: train or test.")] = "test",
+    checkpoint: Checkpoint = None,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the confusion matrix here.", rich_help_panel="Output")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    engine: Engine = None,
+    debug: Debug = False,
+) -> None:
+    """Measure a classifier on labelled pictures.
+
+    [bold]Examples[/]
+
+    zoo eval reste_resnet20_cifar cifar10 --data ~/data
+    zoo eval reste_resnet20_cifar my_pictures/ --json
+    zoo eval reste_resnet20_cifar cifar10 --checkpoint runs/reste_resnet20_cifar/model.safetensors
+    """
+    from zoo.tasks.evaluate import evaluate
+
+    with out.progress("eval") as step:
+        result = evaluate(
+            name,
+            dataset,
+            split=split,
+            root=data,
+            checkpoint_path=checkpoint,
+            report=lambda done: step(),
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            workers=workers,
+            engine=engine,
+        )
+    if json:
+        out.data(result.to_dict())
+    else:
+        out.rich(result)
+    if draw:
+        result.draw().save(draw)
+        out.say(f"confusion matrix in {draw}")
+    failures = out.Failures()
+    for fault in result.failed:
+        failures.add(fault)
+    raise typer.Exit(failures.report(len(result) + len(result.failed)))
+
+
+@app.command(rich_help_panel=PANEL)
+def verify(
+    name: Name,
+    data: DataRoot = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    engine: Engine = None,
+    debug: Debug = False,
+) -> None:
+    """Measure the figures on a model's card again and compare; exit code 4 if one does not hold.
+
+    [bold]Examples[/]
+
+    zoo verify reste_resnet20_cifar --data ~/data
+    """
+    from zoo.tasks.evaluate import verify as run
+
+    with out.progress("verify") as step:
+        checks = run(name, root=data, device=device, engine=engine, report=lambda done: step())
+    if json:
+        out.data([check.to_dict() for check in checks])
+    else:
+        out.table(
+            ("metric", "set", "card", "measured", "verdict"),
+            [
+                (
+                    check.figure.metric,
+                    f"{check.figure.dataset} {check.figure.split}",
+                    f"{check.figure.value:.2f}",
+                    f"{check.measured:.2f}",
+                    "holds" if check.holds else f"off by more than {check.tolerance:g}",
+                )
+                for check in checks
+            ],
+            right=("card", "measured"),
+        )
+    raise typer.Exit(0 if all(check.holds for check in checks) else 4)
+
+
+def _plan(recipe: "Recipe") -> dict[str, object]:
+    """The resolved recipe and the size of what it trains."""
+    import msgspec
+
+    import zoo
+
+    model = zoo.create_model(recipe.model, **recipe.model_args)
+    return {**msgspec.to_builtins(recipe), "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _report(progress: "Progress") -> None:
+    """A line that moves on a terminal, a line an epoch elsewhere."""
+    figures = "  ".join(f"{key} {value:.4g}" for key, value in progress.figures.items())
+    text = (
+        f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
+        f"loss {progress.loss:.4f}  {progress.rate:,.0f} images/s"
+    )
+    if progress.step == progress.steps:
+        out.status(text + (f"  {figures}" if figures else ""), last=True)
+    else:
+        minutes = round(progress.left / 60)
+        out.status(f"{text}  {minutes // 60}:{minutes % 60:02d} left")

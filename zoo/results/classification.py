@@ -1,0 +1,180 @@
+"""What a classifier says of one picture, and what an embedding network gives for it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import InputError, ZooError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.console import RenderableType
+
+__all__ = ["Classification", "Embedding"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Classification:
+    """The best classes of one picture, best first; none when the picture could not be used, and `error` says why.
+
+    Attributes:
+        source: Where the picture came from: a path, a URL, or what stands for a picture in memory.
+        labels: K names.
+        scores: (K,) float32 in [0, 1], falling.
+        indices: (K,) int64, the classes' numbers.
+        size: Width and height of the picture in pixels, upright.
+        probabilities: (C,) float32, one a class; only where asked for.
+        note: What was done beyond plain decoding, such as "first frame of 12".
+        error: Why there is no answer.
+        picture: Gives the RGB picture again, for `draw`.
+    """
+
+    source: str
+    labels: tuple[str, ...] = ()
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    size: tuple[int, int] | None = None
+    probabilities: NDArray[np.float32] | None = None
+    note: str | None = None
+    error: ZooError | None = None
+    picture: "Callable[[], Image] | None" = None
+
+    def __post_init__(self) -> None:
+        if not len(self.labels) == len(self.scores) == len(self.indices):
+            raise ValueError(f"{len(self.labels)} labels, {len(self.scores)} scores, {len(self.indices)} indices")
+        if self.scores.ndim != 1 or self.indices.ndim != 1:
+            raise ValueError(f"scores are {self.scores.shape} and indices {self.indices.shape}; both are (K,)")
+        if not np.all((self.scores >= 0) & (self.scores <= 1 + 1e-6)):  # false for NaN as well
+            raise ValueError(f"scores lie in [0, 1], got {self.scores}")
+        if np.any(np.diff(self.scores) > 0):
+            raise ValueError(f"scores fall, got {self.scores}")
+        if self.error is None and not self.labels:
+            raise ValueError("a result without labels says its error")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rank: int) -> tuple[str, float]:
+        """Name and score of one rank; 0 is the best."""
+        return self.labels[rank], float(self.scores[rank])
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        return zip(self.labels, self.scores.tolist(), strict=True)
+
+    def __repr__(self) -> str:
+        if self.error:
+            return f"Classification({self.source}: {self.error})"
+        best = ", ".join(f"{label} {score:.3f}" for label, score in zip(self.labels[:3], self.scores, strict=False))
+        return f"Classification({self.source}: {best}{', …' if len(self) > 3 else ''})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types: source, predictions (label, index, score), size, note, error; any probabilities."""
+        row: dict[str, Any] = {
+            "source": self.source,
+            "predictions": [
+                {"label": label, "index": index, "score": round(score, 6)}
+                for label, index, score in zip(self.labels, self.indices.tolist(), self.scores.tolist(), strict=True)
+            ],
+            "size": list(self.size) if self.size else None,
+            "note": self.note,
+            "error": _error_dict(self.error),
+        }
+        if self.probabilities is not None:
+            row["probabilities"] = self.probabilities.tolist()
+        return row
+
+    def draw(self) -> "Image":
+        """The picture beside its labels as bars.
+
+        The picture is read again from its source.
+
+        Raises:
+            ZooError: There is no picture: this result is an error, or its source is gone.
+        """
+        from zoo.viz.panels import label_panel
+
+        if self.error:
+            raise self.error
+        if self.picture is None:
+            raise InputError(f"{self.source} cannot be drawn", hint="this result does not know its picture")
+        name = PurePath(self.source).name or self.source
+        return label_panel(self.picture(), self.labels, self.scores.tolist(), title=name, note=self.note or "")
+
+    def __rich__(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        title = Text(self.source, style="bold")
+        if self.note:
+            title.append(f"  {self.note}", style="dim")
+        if self.error:
+            return Group(title, Text(f"  {self.error}", style="red"))
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=1)
+        table.add_column(justify="right", width=6)
+        table.add_column(width=20)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        for rank, (label, score) in enumerate(zip(self.labels, self.scores.tolist(), strict=True)):
+            filled = round(20 * score)
+            bar = Text("━" * filled, style="cyan" if rank == 0 else "blue").append("━" * (20 - filled), style="dim")
+            table.add_row("", f"{100 * score:.1f}%", bar, Text(label, style="bold" if rank == 0 else ""))
+        return Group(title, table)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Embedding:
+    """The features of one picture; empty when the picture could not be used, and `error` says why.
+
+    Attributes:
+        source: Where the picture came from.
+        vector: (D,) float32.
+        size: Width and height of the picture in pixels, upright.
+        note: What was done beyond plain decoding.
+        error: Why there are no features.
+    """
+
+    source: str
+    vector: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    size: tuple[int, int] | None = None
+    note: str | None = None
+    error: ZooError | None = None
+
+    def __post_init__(self) -> None:
+        if self.vector.ndim != 1:
+            raise ValueError(f"the vector is {self.vector.shape}; it is (D,)")
+        if not np.all(np.isfinite(self.vector)):
+            raise ValueError("the vector is not finite")
+        if self.error is None and not len(self.vector):
+            raise ValueError("a result without features says its error")
+
+    def __len__(self) -> int:
+        return len(self.vector)
+
+    def __repr__(self) -> str:
+        return (
+            f"Embedding({self.source}: {self.error or f'{len(self)} numbers, norm {np.linalg.norm(self.vector):.3f}'})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types: source, vector, size, note, error."""
+        return {
+            "source": self.source,
+            "vector": self.vector.tolist(),
+            "size": list(self.size) if self.size else None,
+            "note": self.note,
+            "error": _error_dict(self.error),
+        }
+
+    def __rich__(self) -> "RenderableType":
+        from rich.text import Text
+
+        return Text.assemble((self.source, "bold"), f"  {self.error or f'{len(self)} numbers'}")
+
+
+def _error_dict(error: ZooError | None) -> dict[str, Any] | None:
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint} if error else None

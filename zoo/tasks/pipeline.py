@@ -1,0 +1,259 @@
+"""From a name and inputs to results: one picture at once, or a stream of them in batches."""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
+
+import torch
+from torch import Tensor, nn
+
+from zoo.build import create_model
+from zoo.data.images import Item, Source
+from zoo.data.transforms import Preprocess
+from zoo.errors import InputError, UsageError, ZooError
+from zoo.registry.card import Card
+from zoo.registry.names import resolve
+from zoo.tasks.decode import Decoded, decode, decoded
+
+__all__ = ["Pipeline", "Task", "pick_device", "pick_dtype", "pipeline", "prepare"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+R = TypeVar("R")
+
+
+class Task(Protocol[R]):
+    """What a task makes of a batch."""
+
+    def answer(self, model: nn.Module, x: Tensor, pictures: list[Decoded]) -> list[R]:
+        """Results of a batch (B, C, H, W), one a picture."""
+        ...
+
+    def refuse(self, picture: Decoded, error: ZooError) -> R:
+        """The result that stands for an input without an answer."""
+        ...
+
+
+class Pipeline(Generic[R]):
+    """A network with its preprocessing before it and its task behind it.
+
+    Called with one picture (a path, an address, a Pillow picture, an array (H, W, C) of uint8) it returns the result
+    and raises the `InputError` of a bad one. Called with an iterable of pictures it returns a generator of results, in
+    order; a bad picture gives a result with `.error`.
+
+    Args:
+        card: The checkpoint's card.
+        model: The network, on its device.
+        task: What to make of its output.
+        device: Where the network is.
+        dtype: Its floating point type.
+        batch_size: Pictures the network takes at once.
+        workers: Processes that decode; None starts some once a stream is long enough to pay, 0 none.
+        engine: What runs binary layers.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        model: nn.Module,
+        task: Task[R],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_size: int,
+        workers: int | None,
+        engine: str,
+    ) -> None:
+        self.card = card
+        self.model = model
+        self.task = task
+        self.device = device
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.workers = workers
+        self.engine = engine
+        self.preprocess = Preprocess(card.input)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.card.name}, {self.card.task}, {self.device}, {str(self.dtype).removeprefix('torch.')})"
+
+    @overload
+    def __call__(self, inputs: Source, batch_size: int | None = None) -> R: ...
+    @overload
+    def __call__(self, inputs: Iterable[Item], batch_size: int | None = None) -> Iterator[R]: ...
+    @overload
+    def __call__(self, inputs: Any, batch_size: int | None = None) -> Any: ...
+    def __call__(self, inputs: Any, batch_size: int | None = None) -> Any:
+        if _is_one(inputs):
+            picture = decode(inputs, self.preprocess)
+            if picture.error:
+                raise picture.error
+            return next(self._answers([picture]))
+        if not isinstance(inputs, Iterable):
+            raise InputError(
+                f"a picture cannot be a {type(inputs).__name__}",
+                hint="a path, an address, a Pillow picture or an array",
+            )
+        return self._stream(inputs, batch_size or self.batch_size)
+
+    def _stream(self, inputs: Iterable[Item], batch_size: int) -> Iterator[R]:
+        pictures = decoded(inputs, self.preprocess, self.workers, ahead=2 * batch_size)
+        while batch := list(islice(pictures, batch_size)):
+            yield from self._answers(batch)
+
+    def _answers(self, batch: list[Decoded]) -> Iterator[R]:
+        """Results of one batch in order, good and bad."""
+        good = [picture for picture in batch if picture.pixels is not None]
+        answers = iter(self._run(good) if good else ())
+        for picture in batch:
+            yield self.task.refuse(picture, picture.error) if picture.error else next(answers)
+
+    @torch.inference_mode()
+    def _run(self, pictures: list[Decoded]) -> list[R]:
+        """The network on one batch; one that does not fit into the device's memory is halved."""
+        try:
+            x = self.preprocess.normalise(self._to_device(pictures)).to(self.dtype)
+            return self.task.answer(self.model, x, pictures)
+        except torch.OutOfMemoryError:
+            if len(pictures) == 1:
+                raise UsageError(
+                    f"{self.card.name} does not fit into the memory of {self.device}",
+                    hint="--device cpu, or --dtype bfloat16",
+                ) from None
+        half = len(pictures) // 2
+        return self._run(pictures[:half]) + self._run(pictures[half:])
+
+    def _to_device(self, pictures: list[Decoded]) -> Tensor:
+        """(B, H, W, C) uint8 on the device."""
+        _, height, width = self.card.input.size
+        batch = torch.empty(
+            (len(pictures), height, width, self.card.input.size[0]),
+            dtype=torch.uint8,
+            pin_memory=self.device.type == "cuda",
+        )
+        array = batch.numpy()
+        for i, picture in enumerate(pictures):
+            array[i] = picture.pixels
+        return batch.to(self.device, non_blocking=True)
+
+
+def pipeline(
+    name: str,
+    *,
+    task: str | None = None,
+    device: str = "auto",
+    checkpoint_path: str | Path | None = None,
+    batch_size: int | None = None,
+    workers: int | None = 0,
+    dtype: str = "float32",
+    compile: bool = False,
+    topk: int = 5,
+    probabilities: bool = False,
+    engine: str | None = None,
+) -> Pipeline[Any]:
+    """A network that takes pictures and gives results.
+
+    Args:
+        name: Any spelling that `zoo.create_model` takes.
+        task: "classify" or "embed"; by default what the card says.
+        device: "auto" (CUDA, then MPS, then CPU) or a torch device.
+        checkpoint_path: A safetensors file in place of the published weights.
+        batch_size: Pictures the network takes at once; by default 256 on a GPU and 64 elsewhere.
+        workers: Processes that decode. 0 decodes in this one; None starts some once a stream is long enough to pay. A
+            script that starts processes keeps its own code under `if __name__ == "__main__":`.
+        dtype: "float32", "float16" or "bfloat16".
+        compile: Run the network through `torch.compile`; the first batch takes up to a minute longer.
+        topk: Classes a result names.
+        probabilities: Whether classifications hold the probabilities of all classes.
+        engine: What runs binary layers: "auto", "float" or "packed".
+
+    Raises:
+        UnknownName: No such model.
+        UsageError: No such device or type, or a task the network is not made for.
+        WeightsUnavailable: There are no weights.
+        IntegrityError: The weights are not what they should be.
+    """
+    card = resolve(name)
+    place, kind = pick_device(device), pick_dtype(dtype)
+    if topk < 1 or (batch_size is not None and batch_size < 1) or (workers is not None and workers < 0):
+        raise UsageError("topk and batch_size start at 1, workers at 0", hint="leave them out for the defaults")
+    what = task or card.task
+    if what not in ("classify", "embed") or (what == "classify" and card.task != "classify"):
+        raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
+    model = create_model(card.name, pretrained=checkpoint_path is None, checkpoint_path=checkpoint_path)
+    model, running = prepare(model.to(place, kind), engine)
+    return Pipeline(
+        card,
+        cast(nn.Module, torch.compile(model)) if compile else model,
+        _task(what, card, topk, probabilities),
+        device=place,
+        dtype=kind,
+        batch_size=batch_size or (256 if place.type == "cuda" else 64),
+        workers=workers,
+        engine=running,
+    )
+
+
+def _task(what: str, card: Card, topk: int, probabilities: bool) -> Task[Any]:
+    if what == "classify":
+        from zoo.registry.labels import label_names
+        from zoo.tasks.classify import Classify
+
+        return Classify(label_names(card.labels) if card.labels else (), topk, probabilities)
+    from zoo.tasks.embed import Embed
+
+    return Embed()
+
+
+def prepare(model: nn.Module, engine: str | None = None) -> tuple[nn.Module, str]:
+    """The network ready for inference, and the name of what runs its binary layers.
+
+    Args:
+        model: On its device.
+        engine: What runs binary layers; None takes the setting ZOO_ENGINE.
+    """
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), "float"
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: There is no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"no device {name!r}", hint="auto, cpu, cuda, cuda:N or mps") from None
+    there = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise UsageError(
+            f"this machine has no {name}", hint="--device auto takes the best there is; zoo doctor lists them"
+        )
+    return device
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """The floating point type of a name.
+
+    Raises:
+        UsageError: Not one of ours.
+    """
+    if name not in DTYPES:
+        raise UsageError(f"no dtype {name!r}", hint=", ".join(DTYPES))
+    return DTYPES[name]
+
+
+def _is_one(inputs: Any) -> bool:
+    """Whether inputs are one picture rather than many."""
+    if isinstance(inputs, str | os.PathLike) or hasattr(inputs, "getexif"):
+        return True
+    return hasattr(inputs, "__array__") and getattr(inputs, "ndim", 0) <= 3
