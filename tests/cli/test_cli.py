@@ -279,7 +279,7 @@ def test_interrupted(checkpoint, pictures, workers):
         text=True,
         start_new_session=True,
     ) as running:
-        running.stdin.write(f"{pictures}/a.png\n" * 2000)
+        running.stdin.write(f"{pictures}/a.png\n" * 300)
         running.stdin.flush()
         running.stdout.readline()
         os.killpg(running.pid, signal.SIGINT)

@@ -38,6 +38,12 @@ def lines(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def saved(out):
+    """When the state of a run was last written."""
+    state = out / "last.safetensors"
+    return state.stat().st_mtime_ns if state.exists() else 0
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_root):
     out = tmp_path_factory.mktemp("finished")
@@ -72,13 +78,13 @@ def test_finished_checkpoint_is_packed_says_where_it_came_from_and_predicts(fini
 def test_kill_at_random_steps_ends_with_the_same_bits(finished, tmp_path, data_root):
     """SIGKILL may come anywhere: in a step, in a write, before the first checkpoint."""
     _, expected, _ = finished
+    # saving at every step is part of the recipe; it must not change the result
+    recipe = (*SMALL, "schedule.save_every=1")
     code = (
         "import sys; from pathlib import Path; from zoo.train.loop import train; from zoo.train.recipe import load_recipe\n"
-        f"recipe = load_recipe('reste_resnet20_cifar', {SMALL!r})\n"
+        f"recipe = load_recipe('reste_resnet20_cifar', {recipe!r})\n"
         "train(recipe, Path(sys.argv[1]), data=Path(sys.argv[2]), device='cpu', report=lambda p: print(p.step, flush=True))"
     )
-    # save_every is part of the recipe, so the undisturbed run must have it too: compare tensors, not the whole file
-    code = code.replace("'precision=no'", "'precision=no', 'schedule.save_every=1'")
     rng = random.Random(0)
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for kill in (True, True, True, False):
@@ -86,13 +92,10 @@ def test_kill_at_random_steps_ends_with_the_same_bits(finished, tmp_path, data_r
             [sys.executable, "-c", code, str(tmp_path), str(data_root)], stdout=subprocess.PIPE, env=environment, text=True
         )
         if kill:
-            before = (tmp_path / "last.safetensors").stat().st_mtime_ns if (tmp_path / "last.safetensors").exists() else 0
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline:  # wait until this process has saved something, then strike at a random moment
-                if (tmp_path / "last.safetensors").exists() and (tmp_path / "last.safetensors").stat().st_mtime_ns > before:
-                    break
+            before, deadline = saved(tmp_path), time.monotonic() + 120
+            while saved(tmp_path) == before and time.monotonic() < deadline:
                 time.sleep(0.005)
-            time.sleep(rng.random() * 0.3)
+            time.sleep(rng.random() * 0.3)  # this process has saved something; strike at a random moment after
             process.send_signal(signal.SIGKILL)
         process.communicate(timeout=240)
     assert process.returncode == 0
@@ -116,14 +119,12 @@ def test_interrupt_saves_and_the_next_call_goes_on(finished, tmp_path, data_root
     assert all(torch.equal(ours[key], value) for key, value in load_file(expected).items())
 
 
-def test_accumulation_gives_the_whole_batch_gradient(tmp_path, data_root):
-    """Only without batch statistics in the way: one SGD step of the loss, compared through the loss of the next."""
-    base = ("schedule.epochs=1", "optimizer.lr=1e-9", "data.held_out=0")
-    whole = train(small(*base, "data.crop_epochs=0", "data.crop=0"), tmp_path / "a", data=data_root, device="cpu")
-    parts = train(small(*base, "data.crop_epochs=0", "data.crop=0", "schedule.accumulate=2"), tmp_path / "b", data=data_root, device="cpu")
-    assert whole.exists()
-    assert parts.exists()
-    assert lines(tmp_path / "b")[0]["loss"] == pytest.approx(lines(tmp_path / "a")[0]["loss"], rel=0.1)
+def test_parts_of_a_batch_add_up_to_its_gradient(tmp_path, data_root):
+    """Batch norm sees the parts apart, so the losses of an untrained network agree to a few per cent, not exactly."""
+    base = ("schedule.epochs=1", "optimizer.lr=1e-9", "data.held_out=0", "data.crop=0", "data.crop_epochs=0")
+    train(small(*base), tmp_path / "whole", data=data_root, device="cpu")
+    train(small(*base, "schedule.accumulate=2"), tmp_path / "parts", data=data_root, device="cpu")
+    assert lines(tmp_path / "parts")[0]["loss"] == pytest.approx(lines(tmp_path / "whole")[0]["loss"], rel=0.1)
 
 
 def test_another_recipe_does_not_take_the_folder(finished, data_root):

@@ -41,9 +41,13 @@ def load_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
         model.load_state_dict(_under("model.", tensors))
     except (SafetensorError, OSError, KeyError, RuntimeError, TypeError) as error:
         raise IntegrityError(f"{path} is no state of this run: {error}", hint="remove it to start over") from None
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _under("optimizer.", tensors).items():
         index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:  # fused optimizers walk through memory: moments lie in it as parameters do
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     torch.set_rng_state(tensors["rng"])

@@ -1,0 +1,19 @@
+"""What a figure was measured on, in one line."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+__all__ = ["machine"]
+
+
+def machine() -> str:
+    """CPU, cores this process may use, threads of torch, versions."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        name = next((line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
