@@ -2,8 +2,8 @@
 
     python benchmarks/predict.py [--count 10000] [--batch-size 64]
 
-The network alone runs on a random batch that lies ready, with the same engine, batch size and threads. Throughput of the
-command counts pictures behind the first 1,000, so that starting the process is measured by benchmarks/start.py alone.
+The network alone runs on a random batch that lies ready, with the same engine, batch size and threads. Throughput of
+the command counts pictures behind the first 1,000; starting the process is measured by benchmarks/start.py.
 """
 
 import argparse
@@ -40,10 +40,21 @@ def bare(batch_size: int, count: int) -> float:
 def command(folder: Path, batch_size: int) -> tuple[float, int]:
     """Seconds and peak resident bytes of the command, its decoding processes apart."""
     start = time.perf_counter()
-    arguments = [sys.executable, "-m", "zoo", "predict", NAME, str(folder), "--jsonl", "--device", "cpu", "--batch-size", str(batch_size)]
-    with open(os.devnull, "w") as nowhere:
-        process = subprocess.Popen(arguments, stdout=nowhere)
-        _, status, usage = os.wait4(process.pid, 0)
+    arguments = [
+        sys.executable,
+        "-m",
+        "zoo",
+        "predict",
+        NAME,
+        str(folder),
+        "--jsonl",
+        "--device",
+        "cpu",
+        "--batch-size",
+        str(batch_size),
+    ]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"zoo predict ended with {status}")
     return time.perf_counter() - start, usage.ru_maxrss * 1024
@@ -68,7 +79,10 @@ def main() -> None:
         rate = (args.count - args.count // 10) / (large - small)
     print(f"network alone        {network:9,.0f} pictures/s")
     print(f"zoo predict --jsonl  {rate:9,.0f} pictures/s   ratio {rate / network:.2f}")
-    print(f"resident memory      {small_bytes / 1e6:,.0f} MB at {args.count // 10:,}, {large_bytes / 1e6:,.0f} MB at {args.count:,}")
+    print(
+        f"resident memory      {small_bytes / 1e6:,.0f} MB at {args.count // 10:,}, "
+        f"{large_bytes / 1e6:,.0f} MB at {args.count:,}"
+    )
 
 
 if __name__ == "__main__":

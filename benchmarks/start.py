@@ -16,7 +16,20 @@ from pathlib import Path
 from machine import machine
 from PIL import Image
 
-TYPER_HELLO = "import typer\napp = typer.Typer()\n@app.command()\ndef hello(name: str = 'you'):\n    'Say hello.'\n    print(name)\napp()\n"
+TYPER_HELLO = """
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def hello(name: str = "you"):
+    "Say hello."
+    print(name)
+
+
+app()
+"""
 ZOO = (sys.executable, "-m", "zoo")
 
 

@@ -2,9 +2,9 @@
 
     python experiments/reste_vs_ste.py --data DIR --out runs/reste_vs_ste --epochs 6 --seeds 0 1 2
 
-Both estimators train by the recipe `reste_resnet20_cifar` with the same epochs, seeds, order of pictures and augmentation;
-they differ in `model_args.estimator` alone. What is reported is the last epoch's accuracy on the 10,000 test pictures, with no
-selection. Runs that are finished are not run again, a killed one goes on.
+Both estimators train by the recipe `reste_resnet20_cifar` with the same epochs, seeds, order of pictures and
+augmentation; they differ in `model_args.estimator` alone. What is reported is the last epoch's accuracy on the 10,000
+test pictures, with no selection. Runs that are finished are not run again, a killed one goes on.
 """
 
 import argparse
@@ -53,14 +53,20 @@ def one_run(args: argparse.Namespace, estimator: str, seed: int) -> dict[str, fl
         file = train(load_recipe("reste_resnet20_cifar", overrides), folder, data=args.data, device="cpu")
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
         accuracy = evaluate("reste_resnet20_cifar", "cifar10", root=args.data, checkpoint_path=file, device="cpu")
-        figures = {"top1": accuracy.top1, "loss": last["loss"], "error": last["estimating_error"], "stability": last["gradient_stability"]}
+        figures = {
+            "top1": accuracy.top1,
+            "loss": last["loss"],
+            "error": last["estimating_error"],
+            "stability": last["gradient_stability"],
+        }
         result.write_text(json.dumps(figures))
     return json.loads(result.read_text())
 
 
 def write_table(rows: dict[str, list[dict[str, float]]], epochs: int, seeds: list[int]) -> str:
     lines = [
-        f"| estimator | top-1, mean ± std of {len(seeds)} seeds | each seed | training loss | estimating error | gradient stability |",
+        f"| estimator | top-1, mean ± std of {len(seeds)} seeds | each seed | training loss | estimating error "
+        "| gradient stability |",
         "|---|---|---|---|---|---|",
     ]
     for name, runs in rows.items():
@@ -68,10 +74,15 @@ def write_table(rows: dict[str, list[dict[str, float]]], epochs: int, seeds: lis
         spread = statistics.stdev(top1) if len(top1) > 1 else float("nan")
         loss, error, stability = (statistics.mean(run[key] for run in runs) for key in ("loss", "error", "stability"))
         each = ", ".join(f"{value:.2f}" for value in top1)
-        lines.append(f"| {name} | {statistics.mean(top1):.2f} ± {spread:.2f} | {each} | {loss:.3f} | {error:.0f} | {stability:.2e} |")
+        lines.append(
+            f"| {name} | {statistics.mean(top1):.2f} ± {spread:.2f} | {each} | {loss:.3f} | {error:.0f} "
+            f"| {stability:.2e} |"
+        )
     gains = [a["top1"] - b["top1"] for a, b in zip(rows["ReSTE"], rows["STE"], strict=True)]
     lines.append("")
-    lines.append(f"ReSTE minus STE, seed by seed, after {epochs} epochs: {', '.join(f'{gain:+.2f}' for gain in gains)} points.")
+    lines.append(
+        f"ReSTE minus STE, seed by seed, after {epochs} epochs: {', '.join(f'{gain:+.2f}' for gain in gains)} points."
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -84,8 +84,15 @@ def builder_of(card: Card) -> "Callable[..., nn.Module]":
 def skeleton(card: Card, args: Mapping[str, Any]) -> "nn.Module":
     """The network on torch's meta device: names and shapes without memory or random numbers."""
     import torch
+    from torch.overrides import TorchFunctionMode
 
-    with torch.device("meta"):
+    class WithoutNumbers(TorchFunctionMode):
+        """Leaves initial values out: on the meta device, drawing them would import torch's compiler, for a second."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+    with torch.device("meta"), WithoutNumbers():
         return builder_of(card)(pretrained=False, pretrained_cfg=pretrained_cfg(card), **args)
 
 

@@ -12,7 +12,9 @@ from zoo.data.datasets import Pictures, augment, dataset_names, load_pictures
 from zoo.errors import InputError, UnknownName
 
 PICTURES = Pictures(
-    torch.arange(20 * 6 * 6 * 3, dtype=torch.int64).remainder(251).to(torch.uint8).view(20, 6, 6, 3), torch.arange(20) % 3, ("a", "b", "c")
+    torch.arange(20 * 6 * 6 * 3, dtype=torch.int64).remainder(251).to(torch.uint8).view(20, 6, 6, 3),
+    torch.arange(20) % 3,
+    ("a", "b", "c"),
 )
 
 
@@ -46,6 +48,7 @@ def test_augment_depends_on_its_generator_alone():
 def test_reads_the_python_batches_of_the_usual_download(tmp_path):
     """The folder that torchvision makes; written here by its documented layout."""
     import hashlib
+
     from torchvision.datasets import CIFAR10
 
     folder = tmp_path / "cifar-10-batches-py"
@@ -82,7 +85,9 @@ def test_broken_arrays(tmp_path, content):
 
 
 def test_arrays_of_the_wrong_kind(tmp_path):
-    np.savez(tmp_path / "test.npz", images=np.zeros((2, 4, 4, 3), np.float32), labels=np.zeros(2, np.int64), names=["a"])
+    np.savez(
+        tmp_path / "test.npz", images=np.zeros((2, 4, 4, 3), np.float32), labels=np.zeros(2, np.int64), names=["a"]
+    )
     with pytest.raises(InputError, match="uint8"):
         load_pictures("cifar10", "test", tmp_path)
     np.savez(tmp_path / "test.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=np.array([0, 1]), names=["a"])

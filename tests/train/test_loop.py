@@ -63,7 +63,7 @@ def test_loss_falls_and_the_log_tells(finished):
 
 
 def test_finished_checkpoint_is_packed_says_where_it_came_from_and_predicts(finished, data_root):
-    out, file, _ = finished
+    _, file, _ = finished
     facts = read_contents(file).facts
     assert facts["architecture"] == "reste_resnet20_cifar"
     assert facts["format"] == "reste-packed-v1"
@@ -71,7 +71,10 @@ def test_finished_checkpoint_is_packed_says_where_it_came_from_and_predicts(fini
     assert facts["environment"]["torch"] == torch.__version__
     assert load_file(file)["layer1.0.conv1.weight_packed"].dtype == torch.uint8
     model = zoo.create_model("reste_resnet20_cifar", checkpoint_path=file)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (zoo.card("reste_resnet20_cifar").input.mean, zoo.card("reste_resnet20_cifar").input.std))
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1)
+        for v in (zoo.card("reste_resnet20_cifar").input.mean, zoo.card("reste_resnet20_cifar").input.std)
+    )
     assert accuracy(model, load_pictures("cifar10", "test", data_root), mean, std) > 30
 
 
@@ -81,15 +84,19 @@ def test_kill_at_random_steps_ends_with_the_same_bits(finished, tmp_path, data_r
     # saving at every step is part of the recipe; it must not change the result
     recipe = (*SMALL, "schedule.save_every=1")
     code = (
-        "import sys; from pathlib import Path; from zoo.train.loop import train; from zoo.train.recipe import load_recipe\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from zoo.train.loop import train\nfrom zoo.train.recipe import load_recipe\n"
         f"recipe = load_recipe('reste_resnet20_cifar', {recipe!r})\n"
-        "train(recipe, Path(sys.argv[1]), data=Path(sys.argv[2]), device='cpu', report=lambda p: print(p.step, flush=True))"
+        "train(recipe, Path(sys.argv[1]), data=Path(sys.argv[2]), device='cpu')"
     )
     rng = random.Random(0)
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for kill in (True, True, True, False):
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), str(data_root)], stdout=subprocess.PIPE, env=environment, text=True
+            [sys.executable, "-c", code, str(tmp_path), str(data_root)],
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
         )
         if kill:
             before, deadline = saved(tmp_path), time.monotonic() + 120

@@ -16,7 +16,10 @@ def test_bundled_recipes_decode_and_name_real_things(name):
 
 
 def test_override_replaces_one_value():
-    plain, changed = load_recipe("reste_resnet20_cifar"), load_recipe("reste_resnet20_cifar", ("schedule.epochs=7", "data.crop_epochs=3"))
+    plain, changed = (
+        load_recipe("reste_resnet20_cifar"),
+        load_recipe("reste_resnet20_cifar", ("schedule.epochs=7", "data.crop_epochs=3")),
+    )
     assert changed.schedule.epochs == 7
     assert changed.schedule.batch_size == plain.schedule.batch_size
 
@@ -70,7 +73,7 @@ def test_methods():
     assert method_names() == ["plain", "reste"]
     with pytest.raises(UnknownName, match="no method 'rest'"):
         new_method("rest")
-    with pytest.raises(UsageError, match="end is 0.5"):
+    with pytest.raises(UsageError, match=r"end is 0\.5"):
         new_method("reste", end=0.5)
     with pytest.raises(UsageError, match="stop"):
         new_method("reste", stop=3)

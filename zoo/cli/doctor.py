@@ -7,8 +7,8 @@ from zoo.cli.app import app
 from zoo.cli.options import Debug, Json
 
 EXTRAS = {
-    "fast": ("numba",),
-    "train": ("accelerate", "matplotlib"),
+    "fast": ("llvmlite",),
+    "train": ("accelerate",),
     "index": ("pyarrow",),
     "video": ("av",),
     "export": ("onnx", "onnxruntime"),
@@ -66,7 +66,6 @@ def _compute() -> dict[str, Any]:
 
     import torch
 
-    from zoo import settings
     from zoo.tasks.pipeline import pick_device
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -77,8 +76,21 @@ def _compute() -> dict[str, Any]:
         "cores": cores,
         "threads": torch.get_num_threads(),
         "cpu features": torch.backends.cpu.get_cpu_capability(),
-        "engine": settings.engine(),
+        "1-bit engine": _engine(),
     }
+
+
+def _engine() -> str:
+    """What would run binary layers here, and why."""
+    from zoo import settings
+    from zoo.kernels.native import NoKernels, load
+
+    if settings.engine() == "float":
+        return "float: ZOO_ENGINE asks for it"
+    try:
+        return f"packed ({load().instructions})"
+    except NoKernels as error:
+        return f"float: {error}"
 
 
 def _cache() -> dict[str, Any]:

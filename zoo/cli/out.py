@@ -238,7 +238,12 @@ def status(text: str, *, last: bool = False) -> None:
     if quiet:
         return
     if is_terminal(sys.stderr):
-        print(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}", end="\n" if last else "", file=sys.stderr, flush=True)
+        print(
+            f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}",
+            end="\n" if last else "",
+            file=sys.stderr,
+            flush=True,
+        )
     elif last:
         print(text, file=sys.stderr, flush=True)
 

@@ -92,6 +92,8 @@ def predict(
         topk=topk,
         engine=engine,
     )
+    if engine == "packed" and not pipe.engine.startswith("packed"):
+        out.say(f"engine {pipe.engine}")
     drawings = Drawings(draw) if draw else None
     failures, seen = out.Failures(), 0
     see = not out.is_terminal(sys.stdout)

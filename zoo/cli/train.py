@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 
 PANEL = "Train and measure"
 DataRoot = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Folder that holds published sets.", show_default="$ZOO_DATA")
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder that holds published sets.", show_default="$ZOO_DATA"),
 ]
 
 
 @app.command(rich_help_panel=PANEL)
 def train(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a TOML file.", show_default=False)] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a TOML file.", show_default=False)
+    ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values in place of the recipe's.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Values in place of the recipe's.", show_default=False),
     ] = None,
     data: DataRoot = None,
     to: Annotated[
@@ -70,12 +74,16 @@ def train(
 @app.command("eval", rich_help_panel=PANEL)
 def eval_(
     name: Name,
-    dataset: Annotated[str, typer.Argument(metavar="DATA", help="A published set, such as cifar10, or a folder with one folder a class.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="A published set, such as cifar10, or a folder with one folder a class."),
+    ],
     data: DataRoot = None,
     split: Annotated[str, typer.Option(help="Part of a published set: train or test.")] = "test",
     checkpoint: Checkpoint = None,
     draw: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the confusion matrix here.", rich_help_panel="Output")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the confusion matrix here.", rich_help_panel="Output"),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

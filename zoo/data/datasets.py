@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,8 +13,6 @@ from zoo import settings
 from zoo.errors import InputError, UnknownName, UsageError
 
 __all__ = ["Pictures", "augment", "dataset_names", "load_pictures"]
-
-Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,9 @@ class Pictures:
         if self.labels.shape != (len(self.images),) or self.labels.dtype != torch.int64:
             raise ValueError(f"labels are {self.labels.dtype} {tuple(self.labels.shape)} for {len(self.images)} images")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.names):
-            raise ValueError(f"labels reach from {self.labels.min()} to {self.labels.max()}, of {len(self.names)} classes")
+            raise ValueError(
+                f"labels reach from {self.labels.min()} to {self.labels.max()}, of {len(self.names)} classes"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,15 +83,15 @@ def dataset_names() -> list[str]:
     return sorted(_READERS)
 
 
-def load_pictures(name: str, split: Split, root: Path | None = None) -> Pictures:
+def load_pictures(name: str, split: str, root: Path | None = None) -> Pictures:
     """One part of a published set.
 
     Args:
         name: One of `dataset_names()`.
         split: Part of the set.
-        root: Folder that holds sets, by default the data folder of the settings. The set is looked for in `root/name` and in
-            `root` itself, as `train.npz` and `test.npz` (arrays images, labels, names) or in the form in which torchvision
-            stores it; torchvision downloads it there unless the network is off limits.
+        root: Folder that holds sets, by default the data folder of the settings. The set is looked for in `root/name`
+            and in `root` itself, as `train.npz` and `test.npz` (arrays images, labels, names) or in the form in which
+            torchvision stores it; torchvision downloads it there unless the network is off limits.
 
     Raises:
         UnknownName: No such set.
@@ -116,15 +115,19 @@ def _read_npz(path: Path) -> Pictures:
             images, labels, names = (arrays[key] for key in ("images", "labels", "names"))
         return Pictures(torch.from_numpy(images), torch.from_numpy(labels), tuple(names.tolist()))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}", hint="it holds the arrays images, labels and names") from None
+        raise InputError(
+            f"{path} cannot be read: {error}", hint="it holds the arrays images, labels and names"
+        ) from None
 
 
-def _torchvision(kind: str) -> Callable[[Path, Split], Pictures]:
-    def read(root: Path, split: Split) -> Pictures:
+def _torchvision(kind: str) -> Callable[[Path, str], Pictures]:
+    def read(root: Path, split: str) -> Pictures:
         import torchvision
 
         try:
-            source = getattr(torchvision.datasets, kind)(root, train=split == "train", download=not settings.hub_offline())
+            source = getattr(torchvision.datasets, kind)(
+                root, train=split == "train", download=not settings.hub_offline()
+            )
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"{kind} is not under {root}: {' '.join(str(error).split())}",
@@ -135,7 +138,7 @@ def _torchvision(kind: str) -> Callable[[Path, Split], Pictures]:
     return read
 
 
-_READERS: dict[str, Callable[[Path, Split], Pictures]] = {
+_READERS: dict[str, Callable[[Path, str], Pictures]] = {
     "cifar10": _torchvision("CIFAR10"),
     "cifar100": _torchvision("CIFAR100"),
 }

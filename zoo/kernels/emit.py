@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from llvmlite import ir  # type: ignore[import-untyped]  # it ships no types
+from llvmlite import ir
 
 __all__ = ["CONV_ARGS", "LANES", "NORM_ARGS", "PACK_ARGS", "module"]
 

@@ -80,7 +80,7 @@ def load(cpu: str | None = None) -> Kernels:
         NoKernels: llvmlite is missing or too old, the CPU is big-endian, or its code generator refuses.
     """
     try:
-        import llvmlite.binding as llvm  # type: ignore[import-untyped]  # it ships no types
+        import llvmlite.binding as llvm
 
         from zoo.kernels import emit
     except ImportError as error:

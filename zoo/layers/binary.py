@@ -5,7 +5,7 @@ Estimator for Binary Neural Networks Training", ICCV 2023, arXiv:2308.06689.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +42,12 @@ class _ReSTE(torch.autograd.Function):
     """sign(z) whose derivative is that of sign(z)|z|^(1/o), flat below `FLAT` and cut above `CUT`."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, power: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, power: Tensor) -> Tensor:
         ctx.save_for_backward(z, power)
         return torch.sign(z)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         z, power = ctx.saved_tensors
         size = z.abs()
         power = power.float()  # the exponents are float32 even when z is float64, as in the published code
@@ -62,12 +62,12 @@ class _STE(torch.autograd.Function):
     """sign(z) with derivative 1 where |z| ≤ 1 and 0 elsewhere."""
 
     @staticmethod
-    def forward(ctx, z: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor) -> Tensor:
         ctx.save_for_backward(z)
         return torch.sign(z)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (z,) = ctx.saved_tensors
         return torch.where(z.abs() <= STE_CUT, grad, 0)
 
@@ -91,8 +91,8 @@ class BinaryConv2d(nn.Conv2d):
     The scale is one number a layer, is recomputed from the latent float weights and carries gradient to them.
 
     The published code multiplies the scale into the weights first. Here it comes after the convolution, so that the
-    accumulators are exact integers: an accumulator of 0 is then exactly 0 at the ReLU behind it instead of rounding noise of
-    either sign, and gradients do not depend on the order of summation.
+    accumulators are exact integers: an accumulator of 0 is then exactly 0 at the ReLU behind it instead of rounding
+    noise of either sign, and gradients do not depend on the order of summation.
 
     Args:
         in_channels: Channels of the input.
@@ -104,6 +104,8 @@ class BinaryConv2d(nn.Conv2d):
         estimator: Gradient of the sign, see `binarize`.
         scale_in_weight: The published order of multiplication, for comparison.
     """
+
+    power: Tensor
 
     def __init__(
         self,
@@ -142,4 +144,5 @@ class BinaryConv2d(nn.Conv2d):
         return F.conv2d(x, weight, None, self.stride, self.padding) * self.scale
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, act_bits={self.act_bits}, estimator={self.estimator}"
+        shape = super().extra_repr()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return f"{shape}, act_bits={self.act_bits}, estimator={self.estimator}"

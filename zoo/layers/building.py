@@ -1,4 +1,4 @@
-"""From builder arguments to a network: timm's builder, or its plain case without the seconds that importing timm takes."""
+"""From builder arguments to a network: timm's builder, or its plain case without the seconds timm takes to import."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -25,8 +25,8 @@ def build(
 ) -> Network:
     """The network, loaded where asked for.
 
-    A network as its card describes it, with no weights or with all of a file's, is built here. Feature pyramids, a fresh
-    head, other input channels and sources other than a file are timm's.
+    A network as its card describes it, with no weights or with all of a file's, is built here. Feature pyramids, a
+    fresh head, other input channels and sources other than a file are timm's.
 
     Args:
         network: Its class.
@@ -43,7 +43,7 @@ def build(
         as_stored = all(kwargs.get(key, value) == value for key, value in own.items())
         if not pretrained or (as_stored and str(pretrained_cfg.get("file", "")).endswith(".safetensors")):
             model = network(**{**own, **kwargs})
-            model.pretrained_cfg = model.default_cfg = pretrained_cfg
+            vars(model).update(pretrained_cfg=pretrained_cfg, default_cfg=pretrained_cfg)  # timm's two names for it
             if pretrained:
                 from safetensors.torch import load_file
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["StagedClassifier"]
@@ -25,9 +24,9 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
 class StagedClassifier(nn.Module):
     """A stem, stages that each give one level of the feature pyramid, and a linear head.
 
-    A subclass sets in `__init__`: `num_classes`, `num_features` (channels of the last stage), `head_hidden_size` (inputs of
-    the head), `feature_info` (one entry a stage: `num_chs`, `reduction`, `module`), the stages as attributes under those
-    module names, and the head as `fc`. It implements `forward_stem` and `pool`.
+    A subclass sets in `__init__`: `num_classes`, `num_features` (channels of the last stage), `head_hidden_size`
+    (inputs of the head), `feature_info` (one entry a stage: `num_chs`, `reduction`, `module`), the stages as attributes
+    under those module names, and the head as `fc`. It implements `forward_stem` and `pool`.
     """
 
     num_classes: int
@@ -48,7 +47,7 @@ class StagedClassifier(nn.Module):
         return [self.get_submodule(str(info["module"])) for info in self.feature_info]
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+        if self.grad_checkpointing and self.training:
             from timm.models import checkpoint
 
             return checkpoint(stage, x)
@@ -122,10 +121,8 @@ class StagedClassifier(nn.Module):
         self.num_classes = num_classes
         self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         return set()

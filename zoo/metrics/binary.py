@@ -1,6 +1,6 @@
-"""The two indicators of the ReSTE paper (section 3.1): how far the estimator is from sign, and how steady gradients are.
+"""The two indicators of the ReSTE paper: how far the estimator is from sign, and how steady gradients are.
 
-Wu et al., "Estimator Meets Equilibrium Perspective", ICCV 2023, arXiv:2308.06689.
+Wu et al., "Estimator Meets Equilibrium Perspective", ICCV 2023, arXiv:2308.06689, section 3.1.
 """
 
 from collections.abc import Iterator

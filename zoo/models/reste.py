@@ -1,14 +1,14 @@
 """ReSTE: binary networks trained with a rectified straight-through estimator.
 
 X.-M. Wu, D. Zheng, Z. Liu, W.-S. Zheng, "Estimator Meets Equilibrium Perspective: A Rectified Straight Through
-Estimator for Binary Neural Networks Training", ICCV 2023, arXiv:2308.06689. Networks: section 4 and the released models.
+Estimator for Binary Neural Networks Training", ICCV 2023, arXiv:2308.06689. Networks as in the released code.
 
-The order inside a block is convolution, ReLU, norm, and nothing follows the addition: the next convolution takes its sign.
+The order inside a block is convolution, ReLU, norm, and nothing follows the addition: the next convolution takes its
+sign.
 """
 
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,9 +28,15 @@ __all__ = [
     "reste_vggsmall_cifar",
 ]
 
-# authors' key -> ours, in this order; zoo.convert applies it. ResNets call the head's norm `bn2`, VGG numbers its layers.
+# authors' key -> ours, in this order; zoo.convert applies it. ResNets call the head's norm bn2, VGG numbers its layers.
 RESNET_KEYS = ((r"^bn2\.", "head_norm."), (r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample."))
-VGG_KEYS = ((r"^(conv1|bn1)\.", r"stage1.\1."), (r"^((?:conv|bn)[23])\.", r"stage2.\1."), (r"^((?:conv|bn)[45])\.", r"stage3.\1."))
+VGG_KEYS = (
+    (r"^(conv1|bn1)\.", r"stage1.\1."),
+    (r"^((?:conv|bn)[23])\.", r"stage2.\1."),
+    (r"^((?:conv|bn)[45])\.", r"stage3.\1."),
+)
+
+Network = TypeVar("Network", bound=StagedClassifier)
 
 
 class PadShortcut(nn.Module):
@@ -49,7 +55,7 @@ class PadShortcut(nn.Module):
 class Block(nn.Module):
     """Two binary 3x3 convolutions with one skip around both, or (Bi-Real) one around each."""
 
-    def __init__(self, in_chs: int, chs: int, stride: int, shortcut: str, two_skips: bool, **conv: object) -> None:
+    def __init__(self, in_chs: int, chs: int, stride: int, shortcut: str, two_skips: bool, **conv: Any) -> None:
         super().__init__()
         self.two_skips = two_skips
         self.conv1 = BinaryConv2d(in_chs, chs, 3, stride, 1, **conv)
@@ -57,7 +63,7 @@ class Block(nn.Module):
         self.conv2 = BinaryConv2d(chs, chs, 3, 1, 1, **conv)
         self.bn2 = nn.BatchNorm2d(chs)
         if stride == 1 and in_chs == chs:
-            self.downsample = nn.Identity()
+            self.downsample: nn.Module = nn.Identity()
         elif shortcut == "pad":
             self.downsample = PadShortcut(in_chs, chs, stride)
         else:
@@ -107,7 +113,7 @@ class ReSTEResNet(StagedClassifier):
         scale_in_weight: bool = False,
     ) -> None:
         super().__init__()
-        conv = {"act_bits": act_bits, "estimator": estimator, "scale_in_weight": scale_in_weight}
+        conv: dict[str, Any] = {"act_bits": act_bits, "estimator": estimator, "scale_in_weight": scale_in_weight}
         chs = widths[0]
         if stem == "cifar":
             self.conv1 = nn.Conv2d(in_chans, chs, 3, 1, 1, bias=False)
@@ -144,7 +150,6 @@ class ReSTEResNet(StagedClassifier):
     def pool(self, x: Tensor) -> Tensor:
         return self.head_norm(x.mean((2, 3)))  # the global mean equals the published fixed windows at their input sizes
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
@@ -152,7 +157,7 @@ class ReSTEResNet(StagedClassifier):
 class VGGStage(nn.Module):
     """Convolutions, each followed by ReLU and norm, and a 2x2 max-pool at the end."""
 
-    def __init__(self, numbers: tuple[int, ...], widths: tuple[int, ...], **conv: object) -> None:
+    def __init__(self, numbers: tuple[int, ...], widths: tuple[int, ...], **conv: Any) -> None:
         super().__init__()
         self.numbers = numbers  # of the layers in the whole network; the authors' keys carry them
         for number, in_chs, chs in zip(numbers, widths, widths[1:], strict=False):
@@ -188,7 +193,7 @@ class ReSTEVGG(StagedClassifier):
         scale_in_weight: bool = False,
     ) -> None:
         super().__init__()
-        conv = {"act_bits": act_bits, "estimator": estimator, "scale_in_weight": scale_in_weight}
+        conv: dict[str, Any] = {"act_bits": act_bits, "estimator": estimator, "scale_in_weight": scale_in_weight}
         self.conv0 = nn.Conv2d(in_chans, 128, 3, 1, 1, bias=False)
         self.bn0 = nn.BatchNorm2d(128)
         self.stage1 = VGGStage((1,), (128, 128), **conv)
@@ -215,15 +220,16 @@ class ReSTEVGG(StagedClassifier):
 
     def pool(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (4, 4):
-            raise ValueError(f"the last map is {x.shape[-2]}x{x.shape[-1]}; VGG-Small classifies images of 32x32 pixels")
+            raise ValueError(
+                f"the last map is {x.shape[-2]}x{x.shape[-1]}; VGG-Small classifies images of 32x32 pixels"
+            )
         return x.flatten(1)
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         return {"stem": r"^conv0|^bn0", "blocks": r"^stage(\d+)" if coarse else r"^stage\d+\.(?:conv|bn)(\d+)"}
 
 
-def _build(variant: str, pretrained: bool, network: type[StagedClassifier], **kwargs: object) -> StagedClassifier:
+def _build(variant: str, pretrained: bool, network: type[Network], **kwargs: Any) -> Network:
     return build(
         network,
         variant,
@@ -234,39 +240,39 @@ def _build(variant: str, pretrained: bool, network: type[StagedClassifier], **kw
     )
 
 
-def reste_resnet20_cifar(pretrained: bool = False, **kwargs: object) -> ReSTEResNet:
+def reste_resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> ReSTEResNet:
     """ResNet-20 for CIFAR, one skip a block, parameter-free shortcuts."""
     args = {"depths": (3, 3, 3), "widths": (16, 32, 64), "shortcut": "pad", "init": "all", **kwargs}
     return _build("reste_resnet20_cifar", pretrained, ReSTEResNet, **args)
 
 
-def reste_resnet20_bireal_cifar(pretrained: bool = False, **kwargs: object) -> ReSTEResNet:
+def reste_resnet20_bireal_cifar(pretrained: bool = False, **kwargs: Any) -> ReSTEResNet:
     """ResNet-20 for CIFAR with a skip around each convolution."""
     args = {"depths": (3, 3, 3), "widths": (16, 32, 64), "shortcut": "pad", "two_skips": True, "init": "all", **kwargs}
     return _build("reste_resnet20_bireal_cifar", pretrained, ReSTEResNet, **args)
 
 
-def reste_resnet18_cifar(pretrained: bool = False, **kwargs: object) -> ReSTEResNet:
+def reste_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> ReSTEResNet:
     """ResNet-18 for CIFAR, one skip a block."""
     args = {"depths": (2, 2, 2, 2), "widths": (64, 128, 256, 512), **kwargs}
     return _build("reste_resnet18_cifar", pretrained, ReSTEResNet, **args)
 
 
-def reste_vggsmall_cifar(pretrained: bool = False, **kwargs: object) -> ReSTEVGG:
+def reste_vggsmall_cifar(pretrained: bool = False, **kwargs: Any) -> ReSTEVGG:
     """VGG-Small for CIFAR."""
     return _build("reste_vggsmall_cifar", pretrained, ReSTEVGG, **kwargs)
 
 
-def _imagenet(variant: str, pretrained: bool, depths: tuple[int, ...], **kwargs: object) -> ReSTEResNet:
+def _imagenet(variant: str, pretrained: bool, depths: tuple[int, ...], **kwargs: Any) -> ReSTEResNet:
     args = {"widths": (64, 128, 256, 512), "stem": "imagenet", "two_skips": True, "init": "conv", "num_classes": 1000}
     return _build(variant, pretrained, ReSTEResNet, depths=depths, **{**args, **kwargs})
 
 
-def reste_resnet18_in1k(pretrained: bool = False, **kwargs: object) -> ReSTEResNet:
+def reste_resnet18_in1k(pretrained: bool = False, **kwargs: Any) -> ReSTEResNet:
     """ResNet-18 for ImageNet with a skip around each convolution."""
     return _imagenet("reste_resnet18_in1k", pretrained, (2, 2, 2, 2), **kwargs)
 
 
-def reste_resnet34_in1k(pretrained: bool = False, **kwargs: object) -> ReSTEResNet:
+def reste_resnet34_in1k(pretrained: bool = False, **kwargs: Any) -> ReSTEResNet:
     """ResNet-34 for ImageNet with a skip around each convolution."""
     return _imagenet("reste_resnet34_in1k", pretrained, (3, 4, 6, 3), **kwargs)

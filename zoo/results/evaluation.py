@@ -77,7 +77,7 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of top-1 in per cent, by the bootstrap over pictures (percentiles of 2,000 samples, fixed seed)."""
+        """95% interval of top-1 in per cent: bootstrap over pictures, percentiles of 2,000 samples, fixed seed."""
         if not len(self):
             return float("nan"), float("nan")
         # Resampling pictures that are right or wrong draws their number from a binomial.
@@ -95,7 +95,8 @@ class Evaluation:
             "top1_interval": list(self.interval) if len(self) else None,
             "top5": self.top5 if len(self) else None,
             "recall": {
-                name: None if np.isnan(value) else float(value) for name, value in zip(self.names, self.recall, strict=True)
+                name: None if np.isnan(value) else float(value)
+                for name, value in zip(self.names, self.recall, strict=True)
             },
             "confusion": self.confusion.tolist(),
             "failed": [error.message for error in self.failed],

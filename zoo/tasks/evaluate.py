@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo.data.datasets import Split, dataset_names, load_pictures
+from zoo.data.datasets import dataset_names, load_pictures
 from zoo.data.images import expand
 from zoo.errors import InputError, UsageError
-from zoo.registry.card import Card, Figure
+from zoo.registry.card import Figure
 from zoo.registry.labels import label_names
 from zoo.registry.names import resolve
 from zoo.results.evaluation import Evaluation
@@ -53,7 +53,7 @@ def evaluate(
     name: str,
     dataset: str,
     *,
-    split: Split = "test",
+    split: str = "test",
     root: Path | None = None,
     checkpoint_path: Path | None = None,
     report: Callable[[int], None] = lambda done: None,
@@ -123,18 +123,20 @@ def verify(name: str, *, root: Path | None = None, **options: Any) -> list[Check
     if unknown:
         raise UsageError(f"{card.name} has figures that cannot be measured: {', '.join(unknown)}", hint="mend the card")
     sets = {(figure.dataset, figure.split) for figure in figures}
-    results = {(name, split): evaluate(card.name, name, split=split, root=root, **options) for name, split in sorted(sets)}
+    results = {
+        (name, split): evaluate(card.name, name, split=split, root=root, **options) for name, split in sorted(sets)
+    }
     return [
         Check(figure, getattr(results[figure.dataset, figure.split], figure.metric), TOLERANCE[figure.metric])
         for figure in figures
     ]
 
 
-def _published(dataset: str, split: Split, root: Path | None, classes: tuple[str, ...]) -> Iterable[tuple[Any, int]]:
+def _published(dataset: str, split: str, root: Path | None, classes: tuple[str, ...]) -> Iterable[tuple[Any, int]]:
     pictures = load_pictures(dataset, split, root)
     if pictures.names != classes:
         raise UsageError(
-            f"{dataset} has {len(pictures.names)} classes, {pictures.names[0]} to {pictures.names[-1]}; they are not the network's",
+            f"the {len(pictures.names)} classes of {dataset} are not the network's",
             hint=f"the network knows {', '.join(classes[:5])}{' and others' if len(classes) > 5 else ''}",
         )
     return zip(pictures.images.numpy(), pictures.labels.tolist(), strict=True)

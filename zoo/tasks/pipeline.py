@@ -13,6 +13,7 @@ from zoo.build import create_model
 from zoo.data.images import Item, Source
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, UsageError, ZooError
+from zoo.layers.binary import BinaryConv2d
 from zoo.registry.card import Card
 from zoo.registry.names import resolve
 from zoo.tasks.decode import Decoded, decode, decoded
@@ -183,10 +184,10 @@ def pipeline(
     if what not in ("classify", "embed") or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
     model = create_model(card.name, pretrained=checkpoint_path is None, checkpoint_path=checkpoint_path)
-    model, running = prepare(model.to(place, kind), engine)
+    model, running = prepare(model.to(place, kind), engine, device=place, compile=compile)
     return Pipeline(
         card,
-        cast(nn.Module, torch.compile(model)) if compile else model,
+        model,
         _task(what, card, topk, probabilities),
         device=place,
         dtype=kind,
@@ -207,14 +208,29 @@ def _task(what: str, card: Card, topk: int, probabilities: bool) -> Task[Any]:
     return Embed()
 
 
-def prepare(model: nn.Module, engine: str | None = None) -> tuple[nn.Module, str]:
-    """The network ready for inference, and the name of what runs its binary layers.
+def prepare(
+    model: nn.Module, engine: str | None = None, *, device: torch.device, compile: bool = False
+) -> tuple[nn.Module, str]:
+    """The network ready for inference, and what runs it: the engine's name, a colon and why it was chosen.
 
     Args:
         model: On its device.
-        engine: What runs binary layers; None takes the setting ZOO_ENGINE.
+        engine: What runs binary layers: "auto", "float" or "packed"; None takes the setting ZOO_ENGINE.
+        device: Where the network is.
+        compile: Run it through torch.compile, which takes the float engine.
+
+    Raises:
+        UsageError: No such engine.
     """
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), "float"
+    if engine not in (None, "auto", "float", "packed"):
+        raise UsageError(f"no engine {engine!r}", hint="auto, float or packed")
+    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    running = "float: the network has no binary layers"
+    if any(isinstance(module, BinaryConv2d) for module in model.modules()):
+        from zoo.layers.packed import prepare as prepare_binary
+
+        model, running = prepare_binary(model, "float" if compile else engine or "auto", device=device)
+    return cast(nn.Module, torch.compile(model)) if compile else model, running
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -98,7 +98,8 @@ def train(
     steps = len(pictures) // recipe.schedule.batch_size
     if steps == 0:
         raise UsageError(
-            f"{len(pictures)} pictures are fewer than a batch of {recipe.schedule.batch_size}", hint="lower schedule.batch_size"
+            f"{len(pictures)} pictures are fewer than a batch of {recipe.schedule.batch_size}",
+            hint="lower schedule.batch_size",
         )
     torch.manual_seed(recipe.seed)
     builder_args = {"num_classes": len(pictures.names), **recipe.model_args}
@@ -108,7 +109,7 @@ def train(
     method = new_method(recipe.method, **recipe.method_args)
     network, optimizer = accelerator.prepare(network, _optimizer(network, recipe))
     bare = accelerator.unwrap_model(network)
-    model = torch.compile(network, dynamic=False) if recipe.compile else network
+    model = cast(nn.Module, torch.compile(network, dynamic=False)) if recipe.compile else network
     first_epoch, first_step = _resume(out, recipe, bare, optimizer) if _claim(out, recipe) else (0, 0)
     mean, std = _statistics(recipe.model, accelerator.device)
     last = out / "last.safetensors"
@@ -166,11 +167,19 @@ def train(
 
             figures = method.report(bare)
             optimizer.zero_grad()
-            if len(held_out) and ((epoch + 1) % recipe.schedule.evaluate_every == 0 or epoch + 1 == recipe.schedule.epochs):
+            if len(held_out) and (
+                (epoch + 1) % recipe.schedule.evaluate_every == 0 or epoch + 1 == recipe.schedule.epochs
+            ):
                 figures["held_out_top1"] = accuracy(bare, held_out, mean, std)
             first_step = 0
             if accelerator.is_main_process:
-                facts = {"epoch": epoch + 1, "loss": value, "rate": rate, "lr": optimizer.param_groups[0]["lr"], **figures}
+                facts = {
+                    "epoch": epoch + 1,
+                    "loss": value,
+                    "rate": rate,
+                    "lr": optimizer.param_groups[0]["lr"],
+                    **figures,
+                }
                 _log(out / "metrics.jsonl", facts)
                 save_run(last, bare, optimizer, {"epoch": epoch + 1, "step": 0})
                 report(Progress(epoch + 1, recipe.schedule.epochs, steps, steps, value, rate, left, figures))
@@ -212,7 +221,9 @@ def _normalise(images: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -
 
 def _statistics(name: str, device: torch.device) -> tuple[Tensor, Tensor]:
     preprocessing = resolve(name).input
-    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
     return mean, std
 
 
@@ -235,7 +246,9 @@ def _claim(out: Path, recipe: Recipe) -> bool:
         part.unlink()
     ours = out / "recipe.json"
     if ours.exists() and ours.read_text(encoding="utf-8") != recipe.to_json():
-        raise UsageError(f"{out} holds a run of another recipe", hint="choose another folder: --out DIR, or remove that one")
+        raise UsageError(
+            f"{out} holds a run of another recipe", hint="choose another folder: --out DIR, or remove that one"
+        )
     write_whole(ours, recipe.to_json().encode())
     return (out / "last.safetensors").exists()
 
@@ -244,7 +257,9 @@ def _resume(out: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.
     facts = load_run(out / "last.safetensors", model, optimizer)
     log = out / "metrics.jsonl"
     if log.exists():  # epochs behind the checkpoint will be done again
-        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if json.loads(line)["epoch"] <= facts["epoch"]]
+        lines = [
+            line for line in log.read_text(encoding="utf-8").splitlines() if json.loads(line)["epoch"] <= facts["epoch"]
+        ]
         write_whole(log, "".join(f"{line}\n" for line in lines).encode())
     return facts["epoch"], facts["step"]
 
@@ -256,7 +271,7 @@ def _log(path: Path, facts: dict[str, Any]) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to stop, so that a step is never cut in half. A second Ctrl-C does."""
+    """A list that fills when the process is asked to stop, so that no step is cut in half. A second Ctrl-C does."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -19,14 +19,14 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A table of the recipe; an unknown key is an error."""
 
 
-class Data(_Part):
+class Data(_Part, frozen=True):
     """What is trained on.
 
     Attributes:
         name: Set, such as cifar10.
         padding: Zeros around the picture before a random square is cut out of it.
         flip: Whether half of the pictures are mirrored.
-        crop: Side of that square while `crop_epochs` last, and of the whole picture after; smaller squares train faster.
+        crop: Side of that square while `crop_epochs` last; after them it is the picture's. Small squares train fast.
         crop_epochs: Epochs of the small squares.
         held_out: Training pictures a seed sets aside for measuring progress; 0 measures on none.
     """
@@ -45,7 +45,7 @@ class Data(_Part):
             raise ValueError("crop and crop_epochs go together")
 
 
-class Optimizer(_Part):
+class Optimizer(_Part, frozen=True):
     """How weights move.
 
     Attributes:
@@ -67,7 +67,7 @@ class Optimizer(_Part):
             raise ValueError("lr is positive, weight_decay and clip_norm are not negative, momentum lies in [0, 1)")
 
 
-class Schedule(_Part):
+class Schedule(_Part, frozen=True):
     """How long, in which steps.
 
     Attributes:
@@ -97,7 +97,7 @@ class Schedule(_Part):
             raise ValueError("batch_size divides into its accumulated parts")
 
 
-class Recipe(_Part):
+class Recipe(_Part, frozen=True):
     """Everything a run depends on besides the data and the code.
 
     Attributes:
@@ -145,7 +145,7 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
     Raises:
         UnknownName: No such recipe.
-        UsageError: Not TOML, an unknown key, a value of the wrong type or outside its range; names the key and its line.
+        UsageError: Not TOML, an unknown key, a value of the wrong type or range; names the key and its line.
     """
     path = FOLDER / f"{name}.toml" if (FOLDER / f"{name}.toml").exists() else Path(name)
     if not path.is_file():
@@ -176,7 +176,9 @@ def _override(fields: dict[str, Any], override: str) -> None:
     for table in tables:
         fields = fields.setdefault(table, {})
         if not isinstance(fields, dict):
-            raise UsageError(f"{key}: {table} is no table", hint="zoo train --dry-run RECIPE prints the recipe's tables")
+            raise UsageError(
+                f"{key}: {table} is no table", hint="zoo train --dry-run RECIPE prints the recipe's tables"
+            )
     fields[last] = parsed
 
 
@@ -190,6 +192,6 @@ def _explain(name: str, text: str, error: str) -> UsageError:
     line = f"{name}:{text.count(chr(10), 0, found.end()) + 1}" if found else name
     if not unknown:
         return UsageError(f"{line}: {error}", hint="see the recipe's keys with: zoo train --dry-run")
-    part: type[msgspec.Struct] = {"data": Data, "schedule": Schedule, "optimizer": Optimizer}.get(table, Recipe)
-    near = difflib.get_close_matches(key, part.__struct_fields__, 1, 0)
+    parts: dict[str, type[msgspec.Struct]] = {"data": Data, "schedule": Schedule, "optimizer": Optimizer}
+    near = difflib.get_close_matches(key, parts.get(table, Recipe).__struct_fields__, 1, 0)
     return UsageError(f"{line}: unknown key {f'{table}.{key}'.lstrip('.')}", hint=f"did you mean {near[0]}?")

@@ -32,8 +32,8 @@ def _epoch_cosine(epochs: int, warmup: int, highest: float, epoch: int) -> float
         return highest * (1 + math.cos(math.pi * epoch / epochs)) / 2
     if epoch < warmup:
         return highest * (epoch + 1) / warmup
-    # Its cosine is chained onto the warm-up's end while still rising, so that the peak comes a few epochs later and is a
-    # few millionths above `highest`.
+    # Its cosine is chained onto the warm-up's end while still rising, so that the peak comes a few epochs later and is
+    # a few millionths above `highest`.
     length = epochs - warmup + 1
     peak = 1 + math.cos(math.pi * HEAD_START / length)
     return highest * (1 + math.cos(math.pi * (epoch - warmup + 1 - HEAD_START) / length)) / peak

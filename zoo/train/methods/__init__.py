@@ -45,4 +45,6 @@ def new_method(name: str, **args: Any) -> Method:
     try:
         return kind(**args)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"method_args of {name}: {error}", hint=f"it takes {', '.join(kind.__annotations__) or 'none'}") from None
+        raise UsageError(
+            f"method_args of {name}: {error}", hint=f"it takes {', '.join(kind.__annotations__) or 'none'}"
+        ) from None
