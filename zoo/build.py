@@ -15,7 +15,7 @@ from zoo.registry.timm_cfg import pretrained_cfg
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Faults", "builder_of", "compare", "create_model", "pretrained_cfg", "skeleton"]
+__all__ = ["Faults", "builder_of", "compare", "create_model", "packed_parts", "pretrained_cfg", "skeleton"]
 
 FOR_TIMM = ("features_only", "out_indices", "feature_cls", "pretrained_strict")  # wrapping and loading, not building
 AGAIN = "convert or fetch the file again"
@@ -64,6 +64,37 @@ def create_model(
     # timm.models.save_for_hf writes them into config.json
     model._model_args = args  # type: ignore[assignment]  # nn.Module declares every attribute a tensor or a module
     return model
+
+
+def packed_parts(
+    name: str, *, checkpoint_path: str | Path | None = None
+) -> "tuple[nn.Module, dict[str, Tensor]] | None":
+    """A network without values, and the packed tensors that fill it, as they lie in the file; None if there are none.
+
+    For an engine that runs from bits: nothing is unpacked to float, the tensors are mapped into memory. Whether they
+    fit is for the engine to check.
+
+    Args:
+        name: As for `create_model`.
+        checkpoint_path: Read this file in place of the checkpoint's.
+
+    Raises:
+        UnknownName: Nothing answers to the name.
+        WeightsUnavailable: The weights cannot be had.
+        IntegrityError: The file is broken, or of another architecture.
+    """
+    from safetensors.torch import load_file
+
+    from zoo.layers.packing import FORMAT
+
+    card = resolve(name)
+    if card.weights.status == "none":
+        return None
+    path = Path(checkpoint_path) if checkpoint_path else weights_path(card)
+    contents = read_contents(path)
+    if contents.facts.get("format") != FORMAT:
+        return None
+    return skeleton(card, card.builder_args | _file_args(path, contents, card)), load_file(path)
 
 
 def builder_of(card: Card) -> "Callable[..., nn.Module]":

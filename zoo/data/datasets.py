@@ -111,7 +111,7 @@ def load_pictures(name: str, split: str, root: Path | None = None) -> Pictures:
 
 def _read_npz(path: Path) -> Pictures:
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:  # numpy leaves a damaged file open
             images, labels, names = (arrays[key] for key in ("images", "labels", "names"))
         return Pictures(torch.from_numpy(images), torch.from_numpy(labels), tuple(names.tolist()))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

@@ -9,16 +9,22 @@ from typing import Any, Generic, Protocol, TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 
-from zoo.build import create_model
+from zoo.build import create_model, packed_parts
 from zoo.data.images import Item, Source
 from zoo.data.transforms import Preprocess
-from zoo.errors import InputError, UsageError, ZooError
+from zoo.errors import InputError, IntegrityError, UsageError, ZooError
 from zoo.layers.binary import BinaryConv2d
 from zoo.registry.card import Card
 from zoo.registry.names import resolve
 from zoo.tasks.decode import Decoded, decode, decoded
 
-__all__ = ["Pipeline", "Task", "pick_device", "pick_dtype", "pipeline", "prepare"]
+__all__ = [
+    "Pipeline",
+    "Task",
+    "pick_device",
+    "pick_dtype",
+    "pipeline",
+]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -183,8 +189,7 @@ def pipeline(
     what = task or card.task
     if what not in ("classify", "embed") or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
-    model = create_model(card.name, pretrained=checkpoint_path is None, checkpoint_path=checkpoint_path)
-    model, running = prepare(model.to(place, kind), engine, device=place, compile=compile)
+    model, running = _network(card, checkpoint_path, place, kind, engine, compile)
     return Pipeline(
         card,
         model,
@@ -208,29 +213,48 @@ def _task(what: str, card: Card, topk: int, probabilities: bool) -> Task[Any]:
     return Embed()
 
 
-def prepare(
-    model: nn.Module, engine: str | None = None, *, device: torch.device, compile: bool = False
+def _network(
+    card: Card,
+    checkpoint_path: str | Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    engine: str | None,
+    compile: bool,
 ) -> tuple[nn.Module, str]:
-    """The network ready for inference, and what runs it: the engine's name, a colon and why it was chosen.
-
-    Args:
-        model: On its device.
-        engine: What runs binary layers: "auto", "float" or "packed"; None takes the setting ZOO_ENGINE.
-        device: Where the network is.
-        compile: Run it through torch.compile, which takes the float engine.
-
-    Raises:
-        UsageError: No such engine.
-    """
+    """The network ready for inference, and what runs it: the engine's name, a colon and why it was chosen."""
     if engine not in (None, "auto", "float", "packed"):
         raise UsageError(f"no engine {engine!r}", hint="auto, float or packed")
-    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    wanted = "float" if compile else engine or "auto"
+    if device.type == "cpu" and dtype == torch.float32 and wanted != "float":
+        parts = packed_parts(card.name, checkpoint_path=checkpoint_path)
+        if parts and (chosen := _from_bits(card, *parts, wanted)):
+            return chosen
+    model = create_model(card.name, pretrained=checkpoint_path is None, checkpoint_path=checkpoint_path)
+    model = model.to(device, dtype).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     running = "float: the network has no binary layers"
     if any(isinstance(module, BinaryConv2d) for module in model.modules()):
-        from zoo.layers.packed import prepare as prepare_binary
+        from zoo.layers.packed import prepare
 
-        model, running = prepare_binary(model, "float" if compile else engine or "auto", device=device)
+        model, running = prepare(model, wanted, device=device)
     return cast(nn.Module, torch.compile(model)) if compile else model, running
+
+
+def _from_bits(card: Card, skeleton: nn.Module, state: dict[str, Tensor], engine: str) -> tuple[nn.Module, str] | None:
+    """The packed network straight from a packed file; None where the packed engine does not run it."""
+    from zoo.layers.packed import choose_engine, to_packed
+
+    name, reason = choose_engine(skeleton, engine)
+    if not name.startswith("packed"):
+        return None
+    bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    try:
+        if bad:
+            raise ValueError(f"{', '.join(bad[:3])} not finite")
+        return to_packed(skeleton, state), f"{name}: {reason}"
+    except ValueError as error:
+        raise IntegrityError(
+            f"the weights do not fit {card.name}: {error}", hint="convert or fetch the file again"
+        ) from error
 
 
 def pick_device(name: str) -> torch.device:

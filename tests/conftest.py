@@ -1,7 +1,13 @@
-"""A small set in CIFAR-10's form, easy enough that a few steps lower the loss."""
+"""What all tests share: hypothesis without deadlines, and a small set in CIFAR-10's form."""
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# first calls compile, machines are busy: time says nothing about a property
+settings.register_profile("default", deadline=None, max_examples=30)
+settings.register_profile("nightly", deadline=None, max_examples=1000)
+settings.load_profile("default")
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
