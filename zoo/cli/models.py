@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from zoo.registry.card import Card, Figure
 
 PANEL = "Find a model"
+ENGINES = {  # by the bits of a binary network's activations
+    1: "on a CPU from packed bits, equal to the float simulation that runs elsewhere; zoo doctor says what runs here",
+    32: "float simulation: with real activations, packed weights would save memory only",
+}
 
 
 @app.command("list", rich_help_panel=PANEL)
@@ -146,7 +150,9 @@ def _figure(card: "Card") -> str:
 
 def _facts(card: "Card") -> list[tuple[str, str]]:
     channels, height, width = card.input.size
-    place = card.weights.status + (f", {out.size(card.weights.bytes)}" if card.weights.bytes else "")
+    place = card.weights.status + (
+        f", {out.size(card.weights.bytes)}, {card.weights.format}" if card.weights.bytes else ""
+    )
     facts = [
         ("task", card.task),
         ("weights", place),
@@ -157,6 +163,7 @@ def _facts(card: "Card") -> list[tuple[str, str]]:
             "input",
             f"{width}x{height} pixels, {channels} channels, {card.input.interpolation}, crop {card.input.crop_pct:g}",
         ),
+        ("engine", ENGINES.get(card.builder_args.get("act_bits"), "")),
         ("labels", card.labels or ""),
         ("aliases", ", ".join(card.aliases)),
     ]

@@ -77,16 +77,19 @@ def train(
         recipe: What to do.
         out: Folder of the run: recipe.json, metrics.jsonl, last.safetensors, at the end model.safetensors.
         data: Folder that holds the set, see `load_pictures`.
-        device: "auto", or a torch device.
+        device: "auto" takes what Accelerate finds, "cpu" the CPU.
         report: Called about every `WATCH` steps and at the end of each epoch.
 
     Raises:
-        UsageError: The folder holds a run of another recipe, or the batch does not divide among the processes.
+        UsageError: The folder holds a run of another recipe, the batch does not divide among the processes, or another
+            device.
         ZooError: The loss is not finite any more; the last good checkpoint stays.
         KeyboardInterrupt: Stopped by a signal; the state was saved.
     """
     from accelerate import Accelerator
 
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"training takes auto or cpu, not {device}", hint="CUDA_VISIBLE_DEVICES chooses among GPUs")
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=device == "cpu")
     accumulate, world = recipe.schedule.accumulate, accelerator.num_processes
     if recipe.schedule.batch_size % (accumulate * world):
@@ -110,7 +113,9 @@ def train(
     network, optimizer = accelerator.prepare(network, _optimizer(network, recipe))
     bare = accelerator.unwrap_model(network)
     model = cast(nn.Module, torch.compile(network, dynamic=False)) if recipe.compile else network
-    first_epoch, first_step = _resume(out, recipe, bare, optimizer) if _claim(out, recipe) else (0, 0)
+    with accelerator.main_process_first():
+        is_resumed = _claim(out, recipe)
+    first_epoch, first_step = _resume(out, bare, optimizer) if is_resumed else (0, 0)
     mean, std = _statistics(recipe.model, accelerator.device)
     last = out / "last.safetensors"
 
@@ -243,7 +248,7 @@ def _claim(out: Path, recipe: Recipe) -> bool:
     except OSError as error:
         raise UsageError(f"{out} cannot be made: {error.strerror}", hint="choose another folder: --out DIR") from None
     for part in out.glob(".*.part"):  # left by a kill in the middle of writing
-        part.unlink()
+        part.unlink(missing_ok=True)
     ours = out / "recipe.json"
     if ours.exists() and ours.read_text(encoding="utf-8") != recipe.to_json():
         raise UsageError(
@@ -253,7 +258,7 @@ def _claim(out: Path, recipe: Recipe) -> bool:
     return (out / "last.safetensors").exists()
 
 
-def _resume(out: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+def _resume(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
     facts = load_run(out / "last.safetensors", model, optimizer)
     log = out / "metrics.jsonl"
     if log.exists():  # epochs behind the checkpoint will be done again
