@@ -125,13 +125,15 @@ def train(
             method.start_epoch(bare, epoch, recipe.schedule.epochs)
             order = torch.from_numpy(np.random.default_rng((recipe.seed, ORDER, epoch)).permutation(len(pictures)))
             size = recipe.data.crop if epoch < recipe.data.crop_epochs else pictures.images.shape[1]
+            is_still = epoch >= recipe.schedule.epochs - recipe.data.still_epochs
+            padding = 0 if is_still else recipe.data.padding
             bare.train()
             for step in range(first_step, steps):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(recipe.schedule, recipe.optimizer.lr, epoch, step / steps)
                 rows = order[step * recipe.schedule.batch_size :][: recipe.schedule.batch_size]
                 chance = np.random.default_rng((recipe.seed, AUGMENTATION, epoch, step))
-                images = augment(pictures.images[rows], size, recipe.data.padding, recipe.data.flip, chance)
+                images = augment(pictures.images[rows], size, padding, recipe.data.flip, chance)
                 mine = slice(accelerator.process_index, None, world)
                 parts = zip(images[mine].chunk(accumulate), pictures.labels[rows][mine].chunk(accumulate), strict=True)
                 for part, (raw, labels) in enumerate(parts):

@@ -28,6 +28,7 @@ class Data(_Part, frozen=True):
         flip: Whether half of the pictures are mirrored.
         crop: Side of that square while `crop_epochs` last; after them it is the picture's. Small squares train fast.
         crop_epochs: Epochs of the small squares.
+        still_epochs: Epochs at the end whose pictures are not shifted; small networks end better on what they will see.
         held_out: Training pictures a seed sets aside for measuring progress; 0 measures on none.
     """
 
@@ -36,11 +37,12 @@ class Data(_Part, frozen=True):
     flip: bool = True
     crop: int = 0
     crop_epochs: int = 0
+    still_epochs: int = 0
     held_out: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.padding, self.crop, self.crop_epochs, self.held_out) < 0:
-            raise ValueError("padding, crop, crop_epochs and held_out are not negative")
+        if min(self.padding, self.crop, self.crop_epochs, self.still_epochs, self.held_out) < 0:
+            raise ValueError("padding, crop, crop_epochs, still_epochs and held_out are not negative")
         if bool(self.crop) != bool(self.crop_epochs):
             raise ValueError("crop and crop_epochs go together")
 

@@ -1,0 +1,299 @@
+"""Exported files give the network's outputs for any batch, say what a user must know, and are refused otherwise."""
+
+import json
+
+import pytest
+import torch
+
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+import zoo
+from tests.goldens import fill
+from zoo.cli.app import commands
+from zoo.errors import InputError, IntegrityError, UnknownName, UsageError, WeightsUnavailable
+from zoo.export.check import FORMATS, check, compare_outputs, steady_pictures
+from zoo.export.export import METADATA_FILE, export, facts_of, to_onnx, to_torch_export, trace
+from zoo.hub.checkpoint import facts_for
+from zoo.layers.packed import FrozenBinaryConv2d, freeze
+from zoo.registry.labels import label_names
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+RESNET, VGG = "reste_resnet20_cifar", "reste_vggsmall_cifar"
+SIZE = (3, 32, 32)
+FACTS = {
+    "name": f"{RESNET}.c10",
+    "task": "classify",
+    "license": "apache-2.0",
+    "input_size": list(SIZE),
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+    "batch": "dynamic",
+    "labels": list(label_names("cifar10")),
+    "act_bits": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A function that gives a checkpoint with golden values for builder arguments, and its network."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def write(architecture=RESNET, **args):
+        path = folder / f"{architecture}{''.join(f'-{key}{value}' for key, value in args.items())}.safetensors"
+        state = zoo.create_model(architecture, **args).state_dict()
+        save_file(
+            {key: fill(key, tuple(value.shape)) for key, value in state.items()}, path, facts_for(architecture, args)
+        )
+        return path, zoo.create_model(architecture, checkpoint_path=path).eval()
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def exported(written, tmp_path_factory):
+    """A ResNet-20 in both formats: format to file."""
+    path, _ = written()
+    files = {format: tmp_path_factory.mktemp("exported") / f"net{suffix}" for format, suffix in FORMATS.items()}
+    for format, file in files.items():
+        done = export(RESNET, file, format=format, checkpoint_path=path)
+        assert done.batch_sizes == (1, 2, 5)
+        assert done.bytes == file.stat().st_size < 1.3 * path.stat().st_size
+    return files
+
+
+def properties(path):
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+def metadata(path):
+    extra = {METADATA_FILE: ""}
+    torch.export.load(path, extra_files=extra)
+    return json.loads(extra[METADATA_FILE])
+
+
+# what is written
+
+
+def test_onnx_runs_on_any_batch_and_keeps_to_one_file(exported, written):
+    file, (_, model) = exported["onnx"], written()
+    onnx.checker.check_model(onnx.load(file), full_check=True)
+    assert [path.name for path in file.parent.iterdir()] == [file.name], "weights outside"
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (image,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (image.name, image.shape) == ("image", ["batch", *SIZE])
+    assert (logits.name, logits.shape) == ("logits", ["batch", 10])
+    x = steady_pictures(model, SIZE, 7)
+    with torch.no_grad():
+        found = torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+        torch.testing.assert_close(found, model(x), rtol=0, atol=1e-5)  # logits to 2.5, float32 sums in another order
+
+
+def test_torch_export_runs_on_any_batch(exported, written):
+    x = torch.randn(7, *SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = torch.export.load(exported["torch-export"]).module()(x)
+        torch.testing.assert_close(found, written()[1](x), rtol=0, atol=0)  # the very same operators
+
+
+def test_the_metadata_says_what_a_user_must_know(exported, written):
+    found = metadata(exported["torch-export"])
+    assert {key: found[key] for key in FACTS} == FACTS
+    assert len(found["weights_sha256"]) == 64
+    assert "float32 simulation" in found["arithmetic"]
+    flat = properties(exported["onnx"])
+    assert flat == {key: value if isinstance(value, str) else json.dumps(value) for key, value in found.items()}
+
+
+def test_no_folder_of_this_machine_is_in_the_file(exported):
+    import zipfile
+    from pathlib import Path
+
+    own = str(Path(zoo.__file__).parent).encode()
+    assert own not in exported["onnx"].read_bytes()
+    with zipfile.ZipFile(exported["torch-export"]) as archive:
+        assert not [name for name in archive.namelist() if own in archive.read(name)]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_real_activations(format, written, tmp_path):
+    path, _ = written(act_bits=32, num_classes=7)
+    file = tmp_path / f"net{FORMATS[format]}"
+    assert export(RESNET, file, format=format, checkpoint_path=path).largest_difference < 1e-5  # logits to 3
+    found = metadata(file) if format == "torch-export" else properties(file)
+    assert int(found["act_bits"]) == 32
+    assert "labels" not in found, "ten names for seven classes"
+
+
+def test_vgg(written, tmp_path):
+    path, _ = written(VGG)
+    done = export(VGG, tmp_path / "net.onnx", checkpoint_path=path, opset=21)
+    assert done.largest_difference < 1e-4
+    assert onnx.load(done.path).opset_import[0].version == 21
+
+
+def test_the_sign_of_0_stays_0(tmp_path):
+    torch.manual_seed(0)
+    model = zoo.create_model(RESNET).eval()  # fresh norms leave what ReLU cut at exactly 0
+    seen = []
+    single = freeze(model)
+    next(m for m in single.modules() if isinstance(m, FrozenBinaryConv2d)).register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    single(steady_pictures(model, SIZE, 1))
+    assert (seen[0] == 0).any()
+    (tmp_path / "net.onnx").write_bytes(to_onnx(trace(model, SIZE)[0], {"task": "classify"}))
+    assert check(tmp_path / "net.onnx", model, SIZE) < 1e-4
+
+
+class OneAtATime(nn.Module):
+    """Takes one input, as networks for video may."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3))) if len(x) == 1 else torch.stack([self.fc(y.mean((1, 2))) for y in x])
+
+
+def test_a_network_that_fixes_its_batch_is_written_for_one_input(tmp_path):
+    model = OneAtATime().eval()
+    program, dynamic = trace(model, SIZE)
+    assert not dynamic
+    for format, to_bytes in (("onnx", to_onnx), ("torch-export", to_torch_export)):
+        file = tmp_path / f"net{FORMATS[format]}"
+        file.write_bytes(to_bytes(program, {"task": "embed"}))
+        assert check(file, model, SIZE, batch_sizes=(1,)) < 1e-6
+        with pytest.raises(IntegrityError, match="batch of 2"):
+            check(file, model, SIZE)
+
+
+# what is refused
+
+
+def test_one_wrong_sign_among_the_weights_is_seen(exported, written, tmp_path):
+    proto = onnx.load(exported["onnx"])
+    weight = next(entry for entry in proto.graph.initializer if entry.name == "layer2.1.conv1.weight")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0, 0, 1, 1] *= -1
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(proto, tmp_path / "net.onnx")
+    with pytest.raises(IntegrityError, match="differ from the network's by"):
+        check(tmp_path / "net.onnx", written()[1], SIZE)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_files_of_other_networks_and_no_files_are_refused(format, exported, written, tmp_path):
+    with pytest.raises(IntegrityError, match="differ from the network's"):
+        check(exported[format], written(act_bits=32)[1], SIZE)
+    with pytest.raises(IntegrityError, match=r"\(1, 10\) for a batch of 1, the network \(1, 7\)"):
+        check(exported[format], written(act_bits=32, num_classes=7)[1], SIZE)
+    cut = tmp_path / exported[format].name
+    cut.write_bytes(exported[format].read_bytes()[:5000])
+    with pytest.raises(IntegrityError, match="cannot be opened"):
+        check(cut, written()[1], SIZE)
+
+
+def test_not_a_number_is_a_difference():
+    model = nn.Flatten()
+    with pytest.raises(IntegrityError, match="by nan"):
+        compare_outputs(lambda x: model(x) * float("nan"), model, torch.ones(1, 3, 2, 2), (1,))
+
+
+def test_a_network_whose_signs_hang_on_rounding_cannot_be_checked(written):
+    _, model = written()
+    with torch.no_grad():  # one channel that is rounding and nothing else: (x - 1/3) - (x - 1/3), summed in two orders
+        model.conv1.weight[1], model.conv1.weight[0] = model.conv1.weight[0], model.conv1.weight[1]
+        model.bn1.weight.zero_()
+        model.bn1.bias.fill_(1e-9)
+        model.bn1.running_mean.zero_()
+        model.layer1[0].bn2.weight.fill_(1e-9)
+        model.layer1[0].bn2.bias.fill_(-1e-9)
+    with pytest.raises(UsageError, match="0 keep all activations clear of 0"):
+        steady_pictures(model, SIZE, 1)
+
+
+def test_a_mismatch_leaves_the_old_file_and_nothing_beside_it(written, tmp_path, monkeypatch):
+    class Faulty(onnxruntime.InferenceSession):
+        def run(self, *args, **options):
+            return [value + 0.01 for value in super().run(*args, **options)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Faulty)
+    (tmp_path / "net.onnx").write_text("old")
+    args = ["export", RESNET, "--checkpoint", str(written()[0]), "--out", str(tmp_path / "net.onnx")]
+    result = CliRunner().invoke(commands(), args)
+    assert isinstance(result.exception, IntegrityError)
+    assert result.exception.exit_code == 4
+    assert (tmp_path / "net.onnx").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "error", "message"),
+    [
+        ("net.onnx", {"format": "tflite"}, UsageError, "no export format 'tflite'"),
+        ("net.pt2", {}, UsageError, "is not called .onnx"),
+        ("net.onnx", {"format": "torch-export"}, UsageError, "is not called .pt2"),
+        ("net.onnx", {"opset": 9}, UsageError, "opset 9"),
+        ("net.pt2", {"format": "torch-export", "opset": 20}, UsageError, "only ONNX has opsets"),
+        ("nowhere/net.onnx", {}, InputError, "no folder that takes files"),
+        ("folder.onnx", {}, InputError, "is a folder"),
+        ("net.onnx", {}, WeightsUnavailable, "no published weights"),
+    ],
+)
+def test_bad_calls(out, options, error, message, tmp_path):
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(error, match=message):
+        export("reste_resnet18_cifar", tmp_path / out, **options)
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(UnknownName):
+        export("resnet51", tmp_path / out, **options)
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # how Python spells that it is not there
+    with pytest.raises(UsageError, match="needs onnxruntime") as caught:
+        export(RESNET, tmp_path / "net.onnx")
+    assert caught.value.hint == "pip install 'zoo[export]'"
+
+
+def test_other_channels_than_the_cards_have_no_preprocessing(written, tmp_path):
+    with pytest.raises(UsageError, match="takes 1 channels"):
+        export(RESNET, tmp_path / "net.onnx", checkpoint_path=written(in_chans=1)[0])
+
+
+def test_facts_without_a_binary_layer_speak_of_none():
+    facts = facts_of(zoo.card(RESNET), nn.Linear(2, 10), dynamic=False)
+    assert "act_bits" not in facts
+    assert facts["batch"] == 1
+
+
+# the command
+
+
+def test_the_command_prints_data_only(written, tmp_path):
+    args = ["export", RESNET, "--checkpoint", str(written()[0]), "--out", str(tmp_path / "net.onnx"), "--json"]
+    result = CliRunner().invoke(commands(), args)
+    assert result.exit_code == 0, result.exception
+    found = json.loads(result.stdout)
+    assert found["batch_sizes"] == [1, 2, 5]
+    assert found["bytes"] == (tmp_path / "net.onnx").stat().st_size
+    assert result.stderr == ""
+
+
+def test_the_command_prints_the_path(written, tmp_path):
+    file = tmp_path / "net.pt2"
+    args = ["export", RESNET, "--checkpoint", str(written()[0]), "--format", "torch-export", "--out", str(file)]
+    result = CliRunner().invoke(commands(), args)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout == f"{file}\n"
+    assert "it differs from the network by 0" in result.stderr
