@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.kernels import binary_conv, native
-from zoo.layers import packed
 from zoo.layers.binary import BinaryConv2d
+from zoo.layers.engine import freeze, to_packed
 from zoo.layers.packing import pack_bits
 from zoo.models import reste
 
@@ -67,14 +67,14 @@ START = """
 import time, torch
 torch.set_num_threads(1)
 from zoo.models.reste import ReSTEResNet
-import zoo.layers.packed as packed
+from zoo.layers.engine import prepare
 torch.manual_seed(0)
 model, x = ReSTEResNet((2, 2, 2, 2), (64, 128, 256, 512)).eval(), torch.rand(1, 3, 32, 32)
 for norm in model.modules():
     if isinstance(norm, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
         torch.nn.init.normal_(norm.bias, 0, 0.5)
 before = time.process_time()
-network, _ = packed.prepare(model, ENGINE)
+network, _ = prepare(model, ENGINE)
 prepared = time.process_time()
 with torch.inference_mode():
     network(x)
@@ -141,7 +141,7 @@ def whole(
     twin_last = copy.deepcopy(twin).to(memory_format=torch.channels_last)
     half = copy.deepcopy(twin_last).bfloat16()
     script = frozen(twin_last, last)
-    ours, cached = packed.to_packed(model, cpu=cpu), packed.freeze(model)
+    ours, cached = to_packed(model, cpu=cpu), freeze(model)
     engines: dict[str, Run] = {
         "packed": lambda: ours(x),
         "float32, NCHW": lambda: twin(x),

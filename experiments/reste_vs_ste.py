@@ -44,6 +44,7 @@ def one_run(args: argparse.Namespace, estimator: str, seed: int) -> dict[str, fl
         f"schedule.epochs={args.epochs}",
         "schedule.warmup=1",
         f"data.crop_epochs={args.epochs - 1}",
+        "data.still_epochs=1",
         f'model_args.estimator="{estimator}"',
         f"seed={seed}",
         *args.set,

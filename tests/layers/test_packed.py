@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tests.goldens import Golden, golden_cases
 from zoo.convert import rename
 from zoo.kernels import native
-from zoo.layers import packed
+from zoo.layers import engine, packed
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.packing import FORMAT, check_format, pack, pack_bits, unpack
 from zoo.models import reste
@@ -66,7 +66,7 @@ def bits_seen(network: nn.Module) -> list[list[Tensor]]:
 
 @pytest.mark.parametrize("case", NETWORKS, ids=str)
 def test_every_bit_is_the_authors(case):
-    network_ = packed.to_packed(network(case))
+    network_ = engine.to_packed(network(case))
     seen = bits_seen(network_)
     with torch.inference_mode():
         logits = network_(case.input())
@@ -87,7 +87,7 @@ def test_floats_equal_the_simulation_on_channels_last_maps(case, batch):
         norm.weight.data[i % 3 :: 3] *= -1
     size = case.facts["input"]["shape"][1:]
     x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(batch))
-    network_ = packed.to_packed(model)
+    network_ = engine.to_packed(model)
     with torch.inference_mode():
         _, ours = network_.forward_intermediates(x)
         _, theirs = model.forward_intermediates(x.contiguous(memory_format=LAST))
@@ -98,7 +98,7 @@ def test_floats_equal_the_simulation_on_channels_last_maps(case, batch):
 @pytest.mark.parametrize("case", REAL_ACTIVATIONS, ids=str)
 def test_real_activations_keep_packed_weights(case):
     model = network(case, act_bits=32)
-    network_, line = packed.prepare(model, "packed")
+    network_, line = engine.prepare(model, "packed")
     with torch.inference_mode():
         logits = network_(case.input())
     assert line.startswith("packed (weights only)")
@@ -128,7 +128,7 @@ def test_a_layer_equals_its_float_twin(ic, oc, kernel, stride, batch, act_bits, 
     layer = packed.PackedConv2d(pack_bits(twin.weight), twin.scale, ic, stride, kernel // 2, act_bits=act_bits)
     with torch.no_grad():
         expected, found = twin(x), layer(x)
-        frozen = packed.FrozenBinaryConv2d(twin)(x)
+        frozen = engine.FrozenBinaryConv2d(twin)(x)
     assert torch.equal(frozen, expected)
     if act_bits == 1:
         assert torch.equal(found, expected)
@@ -172,14 +172,14 @@ def test_sign_of_zero_is_zero_as_in_the_float_network(build):
     with torch.inference_mode():
         expected = model.forward_features(x.contiguous(memory_format=LAST))
         assert any(seen)
-        assert torch.equal(packed.to_packed(model).forward_features(x), expected)
+        assert torch.equal(engine.to_packed(model).forward_features(x), expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_batches_beyond_a_chunk(seed, monkeypatch):
     model = small(seed, shortcut=["conv", "pad"][seed % 2], two_skips=seed > 1)
     x = torch.randn(7, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-    network_ = packed.to_packed(model)
+    network_ = engine.to_packed(model)
     with torch.inference_mode():
         whole = network_(x)
         monkeypatch.setattr(packed, "CHUNK", 1 << 14)
@@ -189,7 +189,7 @@ def test_batches_beyond_a_chunk(seed, monkeypatch):
 
 def test_odd_widths_are_packed_layer_by_layer():
     model = small(widths=(12, 20))
-    network_ = packed.to_packed(model)
+    network_ = engine.to_packed(model)
     assert not isinstance(network_, packed.PackedClassifier)
     assert not any(isinstance(m, BinaryConv2d) for m in network_.modules())
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -200,8 +200,8 @@ def test_odd_widths_are_packed_layer_by_layer():
 def test_packing_leaves_the_model_alone():
     model = small()
     before = copy.deepcopy(model.state_dict())
-    packed.to_packed(model)
-    packed.freeze(model)
+    engine.to_packed(model)
+    engine.freeze(model)
     assert all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -212,16 +212,16 @@ def test_a_packed_file_runs_without_its_floats(tmp_path):
     save_file(pack(model), file, {"format": FORMAT})
     with torch.device("meta"):
         blank = reste.ReSTEResNet(depths=(1, 2), widths=(8, 16), num_classes=5)
-    network_ = packed.to_packed(blank, load_file(file))
+    network_ = engine.to_packed(blank, load_file(file))
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        assert torch.equal(network_.forward_features(x), packed.to_packed(model).forward_features(x))
+        assert torch.equal(network_.forward_features(x), engine.to_packed(model).forward_features(x))
         torch.testing.assert_close(network_(x), model(x), rtol=0, atol=1e-5)
 
 
 def test_a_packed_network_is_small():
     model = reste.ReSTEResNet((2, 2), (64, 128), num_classes=10).eval()
-    network_ = packed.to_packed(settle(model))
+    network_ = engine.to_packed(settle(model))
     bits = sum(m.weight.numel() for m in model.modules() if isinstance(m, BinaryConv2d))
     held = sum(t.numel() * t.element_size() for t in network_.state_dict().values())
     floats = sum(
@@ -267,7 +267,7 @@ def test_damaged_states_are_refused(name, change, message):
     with pytest.raises(ValueError, match=message):
         unpack(state, model)
     with pytest.raises(ValueError, match=message):
-        packed.to_packed(model, state)
+        engine.to_packed(model, state)
 
 
 def test_states_of_another_architecture_are_refused():
@@ -276,7 +276,7 @@ def test_states_of_another_architecture_are_refused():
     with pytest.raises(ValueError, match="another architecture"):
         unpack(state, deeper)
     with pytest.raises(ValueError, match="another architecture"):
-        packed.to_packed(deeper, state)
+        engine.to_packed(deeper, state)
     with pytest.raises(ValueError, match="belongs to no binary convolution"):
         unpack(pack(deeper), small())
 
@@ -291,10 +291,10 @@ def test_weights_without_a_sign_are_refused():
     model = small()
     model.layer1[0].conv1.weight.data[0, 0, 0, 0] = 0
     with pytest.raises(ValueError, match="no sign"):
-        packed.to_packed(model)
+        engine.to_packed(model)
     with pytest.raises(ValueError, match="no sign"):
         pack(model)
-    network_, line = packed.prepare(model)
+    network_, line = engine.prepare(model)
     assert line.startswith("float: ")
     assert "no sign" in line
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -305,17 +305,17 @@ def test_weights_without_a_sign_are_refused():
 def test_engines(monkeypatch):
     monkeypatch.delenv("ZOO_ENGINE", raising=False)
     model = small()
-    assert packed.choose_engine(model)[0].startswith("packed (llvm, ")
-    assert packed.choose_engine(model, "float") == ("float", "asked for")
-    assert packed.choose_engine(model, device="cuda")[0] == "float"
-    assert packed.choose_engine(small(act_bits=32))[0] == "float"
-    assert packed.choose_engine(nn.Linear(2, 2)) == ("float", "the network has no binary convolutions")
-    assert packed.choose_engine(small().half())[0] == "float"
+    assert engine.choose_engine(model)[0].startswith("packed (llvm, ")
+    assert engine.choose_engine(model, "float") == ("float", "asked for")
+    assert engine.choose_engine(model, device="cuda")[0] == "float"
+    assert engine.choose_engine(small(act_bits=32))[0] == "float"
+    assert engine.choose_engine(nn.Linear(2, 2)) == ("float", "the network has no binary convolutions")
+    assert engine.choose_engine(small().half())[0] == "float"
     monkeypatch.setenv("ZOO_ENGINE", "float")
-    assert packed.choose_engine(model)[0] == "float"
-    assert packed.choose_engine(model, "packed")[0].startswith("packed")
+    assert engine.choose_engine(model)[0] == "float"
+    assert engine.choose_engine(model, "packed")[0].startswith("packed")
     with pytest.raises(ValueError, match="'fast'"):
-        packed.choose_engine(model, "fast")
+        engine.choose_engine(model, "fast")
 
 
 def test_without_llvm_the_signs_are_cached(monkeypatch):
@@ -323,12 +323,12 @@ def test_without_llvm_the_signs_are_cached(monkeypatch):
     native.load.cache_clear()
     monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
     try:
-        network_, line = packed.prepare(model, "packed")
+        network_, line = engine.prepare(model, "packed")
     finally:
         native.load.cache_clear()
     assert line.startswith("float: ")
     assert "zoo[fast]" in line
-    assert any(isinstance(m, packed.FrozenBinaryConv2d) for m in network_.modules())
+    assert any(isinstance(m, engine.FrozenBinaryConv2d) for m in network_.modules())
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.equal(network_(x), model(x))
@@ -336,7 +336,7 @@ def test_without_llvm_the_signs_are_cached(monkeypatch):
 
 def test_a_packed_network_does_not_train():
     with pytest.raises(ValueError, match="only evaluates"):
-        packed.to_packed(small()).train()
+        engine.to_packed(small()).train()
 
 
 def test_unpacked_weights_are_the_signs():

@@ -27,7 +27,9 @@ def test_two_processes_see_the_whole_batch(tmp_path, data_root):
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     subprocess.run([sys.executable, *command, "--out", str(tmp_path / "one")], check=True, capture_output=True)
     subprocess.run([sys.executable, *launch, *command, "--out", str(tmp_path / "two")], check=True, capture_output=True)
-    losses = [json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[-1])["loss"] for run in ("one", "two")]
+    losses = [
+        json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[-1])["loss"] for run in ("one", "two")
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=0.15)
     one, two = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
     assert torch.equal(one["conv1.weight"], two["conv1.weight"])

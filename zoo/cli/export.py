@@ -24,8 +24,9 @@ def export(
 ) -> None:
     """Write a network as one file for another runtime; prints where it is.
 
-    Preprocessing, labels and licence lie in the file's metadata. Its outputs are compared with the network's before it
-    is kept; exit code 4 when they differ. Binary networks are written as their float simulation.
+    Preprocessing, labels and licence lie in the file's metadata.
+    It is kept once it has given the network's own outputs; exit code 4 otherwise.
+    Binary networks are written as their float simulation.
 
     [bold]Examples[/]
 

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from zoo.errors import InputError, UsageError
 from zoo.export.check import BATCH_SIZES, FORMATS, check
 from zoo.hub.checkpoint import write_whole
 from zoo.layers.binary import BinaryConv2d
-from zoo.layers.packed import freeze
+from zoo.layers.engine import freeze
 from zoo.registry.card import Card
 from zoo.registry.labels import label_names
 from zoo.registry.names import resolve
@@ -118,9 +119,7 @@ def trace(model: nn.Module, size: tuple[int, ...]) -> tuple[torch.export.Exporte
     # two pictures: torch takes a side of 1 for a constant. AUTO lets a network fix its batch in place of an error.
     dynamic_shapes = ({0: torch.export.Dim.AUTO},)
     program = torch.export.export(frozen, (torch.zeros(2, *size),), dynamic_shapes=dynamic_shapes)
-    name = program.graph_signature.user_inputs[0]
-    entry = next(node for node in program.graph.nodes if node.name == name)
-    dynamic = isinstance(entry.meta["val"].shape[0], torch.SymInt)
+    dynamic = bool(program.range_constraints)  # of the batch, the one side that may vary
     if not dynamic:
         program = torch.export.export(frozen, (torch.zeros(1, *size),))
     program.example_inputs = None  # as large as the pictures they are
@@ -157,6 +156,7 @@ def to_onnx(program: torch.export.ExportedProgram, facts: Mapping[str, Any], ops
     for node in proto.graph.node:
         del node.metadata_props[:]  # torch's trace of where a node came from, a sixth of a small file
     del proto.graph.value_info[:]  # shapes that every runtime infers
+    _scale_behind_relu(proto.graph)
     for value in (*proto.graph.input, *proto.graph.output):
         side = value.type.tensor_type.shape.dim[0]
         if side.dim_param:
@@ -165,6 +165,29 @@ def to_onnx(program: torch.export.ExportedProgram, facts: Mapping[str, Any], ops
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         proto.metadata_props.add(key=key, value=text)
     return proto.SerializeToString()
+
+
+def _scale_behind_relu(graph: Any) -> None:
+    """Turn relu(conv(x) * scale) into relu(conv(x)) * scale, which is the same float for float for a scale above 0.
+
+    onnxruntime multiplies a scale that follows a convolution into its weights. Sums of signs are then no longer whole
+    numbers but rounded, and one of exactly 0 comes out of the ReLU as 1e-8: `zoo.layers.binary` tells why that matters.
+    """
+    from onnx.numpy_helper import to_array
+
+    users = Counter(name for node in graph.node for name in node.input)
+    made_by = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for relu in graph.node:
+        scaled = made_by.get(relu.input[0]) if relu.op_type == "Relu" else None
+        if scaled is None or scaled.op_type != "Mul" or users[scaled.output[0]] > 1:
+            continue
+        conv, scale = made_by.get(scaled.input[0]), constants.get(scaled.input[1])
+        if conv is not None and conv.op_type == "Conv" and scale is not None and (to_array(scale) > 0).all():
+            scaled.op_type, relu.op_type = "Relu", "Mul"  # each in the other's place, so that the order holds
+            scaled.name, relu.name = relu.name, scaled.name
+            del scaled.input[1]
+            relu.input.append(scale.name)
 
 
 def to_torch_export(program: torch.export.ExportedProgram, facts: Mapping[str, Any]) -> bytes:

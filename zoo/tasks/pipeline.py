@@ -233,7 +233,7 @@ def _network(
     model = model.to(device, dtype).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     running = "float: the network has no binary layers"
     if any(isinstance(module, BinaryConv2d) for module in model.modules()):
-        from zoo.layers.packed import prepare
+        from zoo.layers.engine import prepare
 
         model, running = prepare(model, wanted, device=device)
     return cast(nn.Module, torch.compile(model)) if compile else model, running
@@ -241,7 +241,7 @@ def _network(
 
 def _from_bits(card: Card, skeleton: nn.Module, state: dict[str, Tensor], engine: str) -> tuple[nn.Module, str] | None:
     """The packed network straight from a packed file; None where the packed engine does not run it."""
-    from zoo.layers.packed import choose_engine, to_packed
+    from zoo.layers.engine import choose_engine, to_packed
 
     name, reason = choose_engine(skeleton, engine)
     if not name.startswith("packed"):
