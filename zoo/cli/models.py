@@ -163,7 +163,7 @@ def _facts(card: "Card") -> list[tuple[str, str]]:
             "input",
             f"{width}x{height} pixels, {channels} channels, {card.input.interpolation}, crop {card.input.crop_pct:g}",
         ),
-        ("engine", ENGINES.get(card.builder_args.get("act_bits"), "")),
+        ("engine", ENGINES.get(card.builder_args.get("act_bits", 0), "")),
         ("labels", card.labels or ""),
         ("aliases", ", ".join(card.aliases)),
     ]
