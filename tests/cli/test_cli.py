@@ -21,7 +21,8 @@ from zoo.errors import UsageError, ZooError
 from zoo.registry.names import list_names
 
 ARCH = "reste_resnet20_cifar"
-COMMANDS = "list info predict embed pull convert cache train eval verify export doctor".split()
+COMMANDS = ["list", "info", "predict", "embed", "pull", "convert", "cache"]
+COMMANDS += ["train", "eval", "verify", "export", "doctor"]
 
 
 @pytest.fixture(scope="module")
