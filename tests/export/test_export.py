@@ -15,7 +15,7 @@ from zoo.errors import InputError, IntegrityError, UnknownName, UsageError, Weig
 from zoo.export.check import FORMATS, check, compare_outputs, steady_pictures
 from zoo.export.export import METADATA_FILE, export, facts_of, to_onnx, to_torch_export, trace
 from zoo.hub.checkpoint import facts_for
-from zoo.layers.packed import FrozenBinaryConv2d, freeze
+from zoo.layers.engine import FrozenBinaryConv2d, freeze
 from zoo.registry.labels import label_names
 
 onnx = pytest.importorskip("onnx")

@@ -132,6 +132,6 @@ class Evaluation:
         head = Text.assemble(
             (f"{self.model} on {self.dataset}\n", "bold"),
             f"top-1 {self.top1:.2f}% (95% interval {low:.2f} to {high:.2f}), top-5 {self.top5:.2f}%, ",
-            f"{len(self):,} pictures in {self.seconds:.1f} s, {self.engine}\n",
+            f"{len(self):,} pictures in {self.seconds:.1f} s, {self.engine.partition(':')[0]}\n",
         )
         return Group(head, rows, Text(f"and {len(worst_first) - 20} more classes" if len(worst_first) > 20 else ""))
