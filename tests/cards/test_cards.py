@@ -17,7 +17,7 @@ NAMES = list_names()
 
 def test_there_are_cards():
     assert len(NAMES) >= 9
-    assert len(list(settings.card_folder().glob("*"))) == len(NAMES)
+    assert len(list(settings.card_folder().glob("*.md"))) == len(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
