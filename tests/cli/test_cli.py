@@ -279,6 +279,8 @@ def test_interrupted(checkpoint, pictures, workers):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # whoever runs the tests in the background may have had SIGINT ignored, which children inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         running.stdin.write(f"{pictures}/a.png\n" * 300)
         running.stdin.flush()

@@ -21,9 +21,8 @@ def test_paper_schedule(name):
         # the released scheduler multiplies its way down from epoch to epoch; rounding piles up to 1e-10
         assert learning_rate(schedule, run["base_lr"], int(epoch)) == pytest.approx(lr, rel=1e-9), epoch
     for epoch, power in run["o"].items():
-        assert reste_power(int(epoch), run["epochs"], run["o_end"]) == pytest.approx(power, rel=1e-7), (
-            epoch
-        )  # stored as float32
+        # the released loop computes it in float32, whose last digit is 1.2e-7
+        assert reste_power(int(epoch), run["epochs"], run["o_end"]) == pytest.approx(power, rel=3e-7), epoch
 
 
 def test_cosine_rises_then_falls_to_nothing():
