@@ -34,7 +34,7 @@ def train(
     to: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/RECIPE")
     ] = None,
-    device: Device = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto or cpu.")] = "auto",
     show_list: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
     quiet: Quiet = False,
@@ -49,7 +49,7 @@ def train(
     zoo train --list
     zoo train reste_resnet20_cifar --data ~/data
     zoo train reste_resnet20_cifar schedule.epochs=300 seed=1 --out runs/long
-    accelerate launch -m zoo train reste_resnet18_cifar
+    accelerate launch -m zoo train reste_resnet18_cifar_paper
     """
     from zoo.train.recipe import load_recipe, recipe_names
 
