@@ -18,7 +18,7 @@ from zoo.layers.building import build
 from zoo.layers.classifier import StagedClassifier
 from zoo.layers.images import check_images
 
-__all__ = ["PSLT", "pslt_base", "pslt_large", "pslt_tiny"]
+__all__ = ["PSLT", "pslt_base", "pslt_large", "pslt_pico", "pslt_tiny"]
 
 BRANCHES = 3
 DIRECTIONS = (0, -1, 1)  # in which the branches roll their maps: the progressive shift
@@ -458,3 +458,10 @@ def pslt_base(pretrained: bool = False, **kwargs: Any) -> PSLT:
 def pslt_large(pretrained: bool = False, **kwargs: Any) -> PSLT:
     """PSLT-Large: base width 48."""
     return _build("pslt_large", pretrained, **{"embed_dim": 48, **kwargs})
+
+
+def pslt_pico(pretrained: bool = False, **kwargs: Any) -> PSLT:
+    """PSLT for pictures of 32 or 64 pixels, ours: base width 12, total stride 8, windows of 4x4."""
+    args = {"embed_dim": 12, "conv_depths": (2, 2), "depths": (2, 1), "num_heads": (2, 4), "num_classes": 10}
+    args |= {"strides": (2, 1, 2, 1), "window": 4, "drop_path_rate": 0.0}
+    return _build("pslt_pico", pretrained, **{**args, **kwargs})
