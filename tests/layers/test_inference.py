@@ -52,9 +52,7 @@ def chains(draw):
             layers.append(nn.Conv2d(chs, chs, 3, stride, 1, groups=chs, bias=bias))
         else:
             wide = chs
-            layers.append(
-                {"norm": nn.BatchNorm2d(chs, affine=bias), "gelu": nn.GELU(), "relu": nn.ReLU()}[kind]
-            )
+            layers.append({"norm": nn.BatchNorm2d(chs, affine=bias), "gelu": nn.GELU(), "relu": nn.ReLU()}[kind])
         chs = wide
     side = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     first = next((layer for layer in layers if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)), None)
@@ -94,7 +92,9 @@ def test_whole_networks_keep_their_outputs(name):
     x = torch.randn(3, *zoo.card(name).input.size)
     with torch.no_grad():
         same(folded(x), model(x))
-        for ours, truth in zip(*(m.forward_intermediates(x, intermediates_only=True) for m in (folded, model)), strict=True):
+        for ours, truth in zip(
+            *(m.forward_intermediates(x, intermediates_only=True) for m in (folded, model)), strict=True
+        ):
             same(ours, truth)
 
 

@@ -268,3 +268,53 @@ def test_a_checkpoint_of_another_size_is_refused_with_keys_and_shapes(tmp_path):
         convert("pslt_tiny", source, tmp_path / "out.safetensors")
     assert "missing" in str(caught.value)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def pixels_seen(*, part: int | None = None, kernels: bool = False, shift: bool = True, ladder: bool = True) -> int:
+    """Pixels of a 28x28 map that move output pixel (15, 15) of a block, or of one of its branches."""
+    torch.manual_seed(0)
+    block = LadderBlock(12, 1, ladder=ladder).eval()
+    for name, parameter in block.named_parameters():
+        if parameter.ndim > 1 and "table" not in name:
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    if not kernels:  # the centre tap alone: otherwise 3x3 kernels carry information over window borders
+        for branch in block.branches:
+            taps = branch.mlp[3].weight.data
+            taps[:, :, [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
+    outputs = []
+    if part is not None:
+        block.branches[part].register_forward_hook(lambda m, args, y: outputs.append(y))
+    stage = LadderStage(nn.Identity(), [block], 7, shift=shift).double()
+    x = normal(0, (1, 12, 28, 28)).double().requires_grad_()
+    y = stage(x).permute(0, 2, 3, 1)
+    (grad,) = torch.autograd.grad((outputs or [y])[0][0, 15, 15].sum(), x)
+    return int((grad != 0).any(1).sum())
+
+
+def test_the_ladder_and_the_shift_widen_what_is_seen():
+    assert [pixels_seen(part=i) for i in range(3)] == [49, 196, 441]
+    assert pixels_seen() == 441
+    assert pixels_seen(shift=False) == 49
+    assert pixels_seen(ladder=False) == 95
+    assert pixels_seen(shift=False, ladder=False) == 49
+    assert pixels_seen(shift=False, kernels=True) == 784  # kernels cross the borders, the ladder passes it on
+
+
+@pytest.mark.parametrize(("chs", "heads", "share"), [(288, 4, 0.323), (576, 8, 0.319)])
+def test_a_block_costs_a_third_of_a_window_block(chs, heads, share):
+    ours = sum(p.numel() for p in LadderBlock(chs, heads).parameters())
+    window_block = 4 * chs + (4 * chs * chs + 4 * chs) + 169 * 3 * heads + (8 * chs * chs + 5 * chs)
+    assert ours / window_block == pytest.approx(share, abs=0.0005)
+
+
+@pytest.mark.parametrize("ablation", ["shift", "ladder", "gate"])
+def test_ablations_change_what_they_say(ablation):
+    models = []
+    for args in ({}, {ablation: False}):
+        torch.manual_seed(0)
+        models.append(PSLT(**SMALL, **args).eval())
+    counts = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert (counts[0] == counts[1]) == (ablation == "shift")
+    x = torch.rand(1, 3, 256, 256)
+    with torch.no_grad():
+        assert not torch.allclose(*(model.forward_features(x) for model in models))

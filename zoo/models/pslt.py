@@ -93,7 +93,7 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, window: int, own_values: bool) -> None:
         super().__init__()
         self.num_heads, self.window, self.own_values = num_heads, window, own_values
-        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         if own_values:
             self.qkv = nn.Linear(width, 3 * width)
         else:
@@ -213,7 +213,14 @@ class LadderBlock(nn.Module):
     """
 
     def __init__(
-        self, chs: int, num_heads: int, window: int = 7, drop_path_rate: float = 0.0, *, ladder: bool = True, gate: bool = True
+        self,
+        chs: int,
+        num_heads: int,
+        window: int = 7,
+        drop_path_rate: float = 0.0,
+        *,
+        ladder: bool = True,
+        gate: bool = True,
     ) -> None:
         super().__init__()
         self.ladder = ladder
@@ -420,9 +427,7 @@ def _stem(in_chans: int, chs: int, stride: int) -> nn.Sequential:
 
 
 def _conv_stage(in_chs: int, chs: int, depth: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(InvertedResidual(chs if i else in_chs, chs, 1 if i else stride) for i in range(depth))
-    )
+    return nn.Sequential(*(InvertedResidual(chs if i else in_chs, chs, 1 if i else stride) for i in range(depth)))
 
 
 def _init(module: nn.Module) -> None:
