@@ -132,7 +132,8 @@ def main() -> None:
         return
     print(machine())
     for row in found:
-        print("{network:12} batch {batch:<3} {side} px  {form:30} {median_ms:9.1f} ms  x {times_plain:.2f}".format(**row))
+        text = "{network:10} batch {batch:<3} {side} px  {form:30} {median_ms:9.1f} ms  x {times_plain:.2f}"
+        print(text.format(**row))
 
 
 if __name__ == "__main__":

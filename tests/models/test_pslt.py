@@ -198,6 +198,8 @@ def test_bad_images_are_refused_in_words(small, x, kind, words):
 def test_widths_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="embed_dim is 20"):
         PSLT(20)
+    with pytest.raises(ValueError, match=r"divide the branches' widths, \[32, 64\]"):
+        PSLT(12, num_heads=(5, 8))
 
 
 def test_drop_path_grows_over_all_blocks_and_leaves_evaluation_alone(small):

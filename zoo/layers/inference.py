@@ -140,7 +140,8 @@ class InChunks(nn.Sequential):
             x = layer(x)
         return x
 
-    @torch.compiler.disable  # compiled whole, the wide maps of a batch leave the caches and take twice as long
+    # Compiled whole, the wide maps of a batch leave the caches and take twice as long.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
     def _in_parts(self, x: Tensor, step: int) -> Tensor:
         return torch.cat([self._whole(part) for part in torch.split(x, step)])
 

@@ -122,7 +122,7 @@ class WindowAttention(nn.Module):
         return self.proj(self._joined(y, x.shape))
 
     def _windows(self, x: Tensor, parts: int) -> Sequence[Tensor]:
-        """(B, H, W, parts * d) to as many (B, windows * heads, S*S, head width): the mask then serves the whole batch."""
+        """(B, H, W, parts * d) to `parts` of (B, windows * heads, S*S, head width): one mask serves the whole batch."""
         batch, height, width, _ = x.shape
         side = self.window
         x = x.reshape(batch, height // side, side, width // side, side, parts, self.num_heads, -1)
@@ -242,7 +242,7 @@ class LadderBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """(B, C, H, W) to (B, 2C, H/2, W/2): the four pixels of a cell, normed and projected. Odd sides are padded by one."""
+    """The pixels of each 2x2 cell, normed and projected: (B, C, H, W) to (B, 2C, H/2, W/2); odd sides are padded."""
 
     def __init__(self, chs: int) -> None:
         super().__init__()
@@ -347,10 +347,11 @@ class PSLT(StagedClassifier):
         gate: bool = True,
     ) -> None:
         super().__init__()
-        if embed_dim % 6 or any(8 * embed_dim * 2**i % (BRANCHES * heads) for i, heads in enumerate(num_heads)):
-            raise ValueError(
-                f"embed_dim is {embed_dim}, num_heads {tuple(num_heads)}; 6 divides the width, the heads 8/3 and 16/3 of it"
-            )
+        if embed_dim % 6:
+            raise ValueError(f"embed_dim is {embed_dim}; a multiple of 6 is needed")
+        branches = [8 * embed_dim * 2**i // BRANCHES for i in range(2)]
+        if any(width % heads for width, heads in zip(branches, num_heads, strict=True)):
+            raise ValueError(f"num_heads are {tuple(num_heads)}; they divide the branches' widths, {branches}")
         self.in_chans = in_chans
         self.conv_depths = tuple(conv_depths)
         self.stem = _stem(in_chans, embed_dim, strides[0])
