@@ -228,6 +228,34 @@ def test_half_precision_and_checkpointing_train():
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_a_pyramid_in_timm_leaves_out_what_it_does_not_use():
+    import timm
+
+    pyramid = timm.create_model("pslt_tiny", features_only=True, out_indices=(0, 2))
+    assert pyramid.feature_info.channels() == [48, 192]
+    assert pyramid.feature_info.reduction() == [4, 16]
+    parts = (8_220, 57_432, 216_240, 153_120, 1_466_360)  # stem to stage 2
+    assert sum(p.numel() for p in pyramid.parameters()) == sum(parts)
+    with torch.no_grad():
+        assert [tuple(y.shape) for y in pyramid.eval()(torch.rand(1, 3, 64, 96))] == [(1, 48, 16, 24), (1, 192, 4, 6)]
+
+
+def test_intermediates_and_heads_are_timms(small):
+    x = normal(0, (2, 3, 64, 96))
+    with torch.no_grad():
+        last, maps = small.forward_intermediates(x, indices=[1, 3])
+        torch.testing.assert_close(last, small.forward_features(x))
+        (normed,) = small.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+        torch.testing.assert_close(normed, last)
+        (early,) = small.forward_intermediates(x, indices=[1], stop_early=True, intermediates_only=True)
+        torch.testing.assert_close(early, maps[0])
+        features = small.forward_head(last, pre_logits=True)
+        assert features.shape == (2, small.num_features)
+        torch.testing.assert_close(small.get_classifier()(features), small(x))
+    with pytest.raises(ValueError, match="NCHW"):
+        small.forward_intermediates(x, output_fmt="NLC")
+
+
 def test_layer_decay_and_weight_decay_know_every_parameter(small):
     from timm.models import group_parameters
 

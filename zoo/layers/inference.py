@@ -61,8 +61,8 @@ class BorderConv2d(nn.Module):
         self.conv = _with(conv, conv.weight, taps.sum((1, 2)) + _bias(conv))
         self.stride = conv.stride
         edges = torch.stack([taps[:, 0].sum(1), taps[:, 2].sum(1), taps[:, :, 0].sum(1), taps[:, :, 2].sum(1)])
-        self.register_buffer("edges", edges.to(conv.weight.dtype))  # (4, O): top, bottom, left, right
-        self.register_buffer("corners", taps[:, ::2, ::2].permute(1, 2, 0).to(conv.weight.dtype))  # (2, 2, O)
+        self.register_buffer("edges", edges.to(conv.weight))  # (4, O): top, bottom, left, right
+        self.register_buffer("corners", taps[:, ::2, ::2].permute(1, 2, 0).to(conv.weight))  # (2, 2, O)
 
     edges: Tensor
     corners: Tensor
@@ -219,14 +219,14 @@ def _is_pointwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 def _behind(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """The convolution with the norm behind it."""
     scale, shift = _affine(norm)
-    return _with(conv, conv.weight.double() * scale.view(-1, 1, 1, 1), _bias(conv) * scale + shift)
+    return _with(conv, _exact(conv.weight) * scale.view(-1, 1, 1, 1), _bias(conv) * scale + shift)
 
 
 def _before(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Module | None:
     """The convolution with the norm before it; None where its padding is of another kind than is known here."""
     scale, shift = _affine(norm)
     shape = (conv.groups, 1, -1, 1, 1)
-    weight = conv.weight.double().view(conv.groups, -1, *conv.weight.shape[1:])
+    weight = _exact(conv.weight).view(conv.groups, -1, *conv.weight.shape[1:])
     scaled = _with(conv, (weight * scale.view(shape)).flatten(0, 1), _bias(conv))
     if conv.padding == (0, 0):
         return _with(scaled, scaled.weight, _bias(conv) + (weight * shift.view(shape)).sum((2, 3, 4)).flatten())
@@ -237,26 +237,31 @@ def _before(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Module | None:
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """(C,) scale and shift of an evaluating norm, in float64."""
-    mean, var = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
+    mean, var = _exact(cast(Tensor, norm.running_mean)), _exact(cast(Tensor, norm.running_var))
     scale = (var + norm.eps).rsqrt()
     if norm.affine:
-        scale = scale * norm.weight.double()
+        scale = scale * _exact(norm.weight)
     shift = -mean * scale
-    return scale, shift + norm.bias.double() if norm.affine else shift
+    return scale, shift + _exact(norm.bias) if norm.affine else shift
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
     """(O,) in float64, 0 where there is none."""
     if conv.bias is None:
-        return torch.zeros(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
-    return conv.bias.double()
+        return torch.zeros(conv.out_channels, dtype=torch.float64)
+    return _exact(conv.bias)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """In float64, on the CPU: not every device has it."""
+    return x.detach().to("cpu", torch.float64)
 
 
 def _with(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """The same convolution with other values."""
     changed = copy.copy(conv)
     changed._parameters = {
-        "weight": nn.Parameter(weight.to(conv.weight.dtype)),
-        "bias": nn.Parameter(bias.to(conv.weight.dtype)),
+        "weight": nn.Parameter(weight.to(conv.weight)),
+        "bias": nn.Parameter(bias.to(conv.weight)),
     }
     return changed

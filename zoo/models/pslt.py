@@ -372,7 +372,7 @@ class PSLT(StagedClassifier):
             reduction *= stride
             self.feature_info.append({"num_chs": widths[i + 1], "reduction": reduction, "module": f"stage{i}"})
         self.num_features = self.head_hidden_size = widths[4]
-        self.norm = nn.LayerNorm(widths[4])
+        self.norm: nn.Module = nn.LayerNorm(widths[4])
         self.reset_classifier(num_classes)
         self.apply(_init)
 
@@ -410,6 +410,13 @@ class PSLT(StagedClassifier):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         super().reset_classifier(num_classes, global_pool)
         _init(self.fc)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        if prune_norm:
+            self.norm = nn.Identity()
+        return super().prune_intermediate_layers(indices, prune_norm, prune_head)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
