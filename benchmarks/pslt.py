@@ -21,6 +21,7 @@ from machine import machine
 from torch import Tensor, nn
 
 import zoo
+from zoo.layers.inference import compile_blocks
 from zoo.models.pslt import WindowAttention
 
 
@@ -103,7 +104,7 @@ def rows(name: str, batch: int, side: int, rounds: int, compiled: bool) -> list[
     with torch.inference_mode():
         truth = simple(x)
         if compiled:
-            program = torch.compile(ready, dynamic=False)
+            program = compile_blocks(zoo.optimize(model))  # as zoo predict --compile does
             forms["ours, zoo.optimize, compiled"] = lambda: program(last)
         for run in forms.values():
             torch.testing.assert_close(run(), truth, rtol=1e-3, atol=1e-4)
