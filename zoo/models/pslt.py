@@ -475,6 +475,6 @@ def pslt_large(pretrained: bool = False, **kwargs: Any) -> PSLT:
 
 def pslt_pico(pretrained: bool = False, **kwargs: Any) -> PSLT:
     """PSLT for pictures of 32 or 64 pixels, ours: base width 12, total stride 8, windows of 4x4."""
-    args = {"embed_dim": 12, "conv_depths": (2, 2), "depths": (2, 1), "num_heads": (2, 4), "num_classes": 10}
+    args = {"embed_dim": 12, "conv_depths": (1, 2), "depths": (2, 1), "num_heads": (2, 4), "num_classes": 10}
     args |= {"strides": (2, 1, 2, 1), "window": 4, "drop_path_rate": 0.0}
     return _build("pslt_pico", pretrained, **{**args, **kwargs})
