@@ -34,9 +34,11 @@ class PlainAttention(nn.Module):
 
     def forward(self, x: Tensor, values: Tensor | None, mask: Tensor | None) -> Tensor:
         attn, (batch, height, width, chs) = self.attn, x.shape
-        own = attn.own_values or values is None
-        parts = (attn.qkv if own else attn.qk)(self.cut(x)).chunk(3 if own else 2, -1)
-        q, k, v = (self.heads(part) for part in (*parts, *(() if own else (self.cut(values),))))
+        if values is None:
+            parts = attn.qkv(self.cut(x)).chunk(3, -1)
+        else:
+            parts = (*attn.qk(self.cut(x)).chunk(2, -1), self.cut(values))
+        q, k, v = (self.heads(part) for part in parts)
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         logits = logits + attn.relative_position_bias_table[attn.index].permute(2, 0, 1)
         if mask is not None:

@@ -92,7 +92,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, window: int, own_values: bool) -> None:
         super().__init__()
-        self.num_heads, self.window, self.own_values = num_heads, window, own_values
+        self.num_heads, self.window = num_heads, window
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         if own_values:
             self.qkv = nn.Linear(width, 3 * width)
@@ -109,7 +109,7 @@ class WindowAttention(nn.Module):
             values: The same for the finished branch before; None where values are the branch's own.
             mask: (windows, S*S, S*S), 0 or `APART`.
         """
-        if self.own_values or values is None:
+        if values is None:
             q, k, v = self._windows(self.qkv(x), 3)
         else:
             (q, k), (v,) = self._windows(self.qk(x), 2), self._windows(values, 1)
@@ -152,12 +152,16 @@ class Branch(nn.Module):
         width: Channels d.
         num_heads: Heads.
         window: Side S.
+        is_first: Whether no branch stands before; the others add their normed input to what they attend to.
         own_values: Whether the values are the branch's own, not the branch before.
         drop_path_rate: Share of samples, in training, that skip each residual.
     """
 
-    def __init__(self, width: int, num_heads: int, window: int, own_values: bool, drop_path_rate: float) -> None:
+    def __init__(
+        self, width: int, num_heads: int, window: int, *, is_first: bool, own_values: bool, drop_path_rate: float
+    ) -> None:
         super().__init__()
+        self.is_first = is_first
         self.norm1 = nn.LayerNorm(width)
         self.attn = WindowAttention(width, num_heads, window, own_values)
         self.norm2 = nn.LayerNorm(width)
@@ -169,13 +173,13 @@ class Branch(nn.Module):
 
         Args:
             x: This branch's part of the block's input.
-            before: Finished output of the branch before.
+            before: Finished output of the branch before, where that gives the values.
             roll: Pixels by which the map is rolled down and to the right before it is cut into windows.
             mask: See `WindowAttention`.
         """
         y = self.norm1(x)
         attended = self._attend(y, before, roll, mask)
-        if before is not None:
+        if not self.is_first:
             attended = attended + y
         x = x + self._drop_path(attended)
         return x + self._drop_path(self.mlp(self.norm2(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
@@ -225,7 +229,15 @@ class LadderBlock(nn.Module):
         super().__init__()
         self.ladder = ladder
         self.branches = nn.ModuleList(
-            Branch(chs // BRANCHES, num_heads, window, i == 0 or not ladder, drop_path_rate) for i in range(BRANCHES)
+            Branch(
+                chs // BRANCHES,
+                num_heads,
+                window,
+                is_first=i == 0,
+                own_values=i == 0 or not ladder,
+                drop_path_rate=drop_path_rate,
+            )
+            for i in range(BRANCHES)
         )
         self.se: nn.Module | None = Gate(chs) if gate else None
         self.pointconv = nn.Linear(chs, chs)
@@ -371,6 +383,7 @@ class PSLT(StagedClassifier):
         for i, stride in enumerate((*strides[1:], 2)):
             reduction *= stride
             self.feature_info.append({"num_chs": widths[i + 1], "reduction": reduction, "module": f"stage{i}"})
+        self.total_stride = reduction
         self.num_features = self.head_hidden_size = widths[4]
         self.norm: nn.Module = nn.LayerNorm(widths[4])
         self.reset_classifier(num_classes)
@@ -398,7 +411,7 @@ class PSLT(StagedClassifier):
         )
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_chans, int(str(self.feature_info[-1]["reduction"])))
+        check_images(x, self.in_chans, self.total_stride)
         return self.stem(x)
 
     def forward_norm(self, x: Tensor) -> Tensor:
