@@ -35,7 +35,7 @@ class Golden:
 
     def authors_state(self) -> dict[str, Tensor]:
         """The authors' checkpoint under the authors' names."""
-        return {name: fill(name, tuple(shape)) for name, shape in self.facts["state_dict"]}
+        return {name: fill(name, tuple(shape)) for name, shape, *_ in self.facts["state_dict"]}
 
     def input(self) -> Tensor:
         return normal(self.facts["input"]["seed"], self.facts["input"]["shape"])

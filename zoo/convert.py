@@ -145,7 +145,7 @@ def _match(
         raise IntegrityError(
             f"{source} holds no tensors by name", hint="give the authors' checkpoint, not an optimizer or a log"
         )
-    keys = tuple(getattr(type(_skeleton(card, builder_args)), "authors_keys", ()))
+    keys = tuple(getattr(_skeleton(card, builder_args), "authors_keys", ()))
     try:
         state = rename(tensors, keys)
     except ValueError as error:

@@ -43,6 +43,10 @@ class StagedClassifier(nn.Module):
         """Last feature map to (B, head_hidden_size), what the linear head sees."""
         raise AttributeError(f"{type(self).__name__} has no pooling")
 
+    def forward_norm(self, x: Tensor) -> Tensor:
+        """Last feature map to what the head pools; a network whose paper has a norm between them applies it here."""
+        return x
+
     def _stages(self) -> list[nn.Module]:
         return [self.get_submodule(str(info["module"])) for info in self.feature_info]
 
@@ -57,7 +61,7 @@ class StagedClassifier(nn.Module):
         x = self.forward_stem(x)
         for stage in self._stages():
             x = self._run(stage, x)
-        return x
+        return self.forward_norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.pool(x)
@@ -80,7 +84,7 @@ class StagedClassifier(nn.Module):
         Args:
             x: (B, C, H, W) image.
             indices: Last n stages, the stages listed, or all.
-            norm: Unused; no norm stands behind the stages.
+            norm: Apply the norm behind the stages, if there is one, to the last stage's map as well.
             stop_early: Do not compute stages behind the last one asked for.
             output_fmt: Only "NCHW".
             intermediates_only: Leave out the final features.
@@ -97,8 +101,8 @@ class StagedClassifier(nn.Module):
         for i, stage in enumerate(stages[: max(take) + 1] if stop_early else stages):
             x = self._run(stage, x)
             if i in take:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
+                maps.append(self.forward_norm(x) if norm and i == len(stages) - 1 else x)
+        return maps if intermediates_only else (self.forward_norm(x), maps)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
