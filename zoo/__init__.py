@@ -8,13 +8,14 @@ from zoo.interop.timm_hook import install as _install_timm_hook
 if TYPE_CHECKING:
     from zoo import metrics as metrics
     from zoo.build import create_model as create_model
+    from zoo.layers.inference import optimize as optimize
     from zoo.registry.names import list_names as list_models
     from zoo.registry.names import resolve as card
     from zoo.tasks.pipeline import pipeline as pipeline
 
 __version__ = "0.1.0"
 
-__all__ = ["card", "create_model", "list_models", "metrics", "pipeline"]
+__all__ = ["card", "create_model", "list_models", "metrics", "optimize", "pipeline"]
 
 # public name -> module, or module:name. Nothing here is imported before it is asked for.
 _PUBLIC = {
@@ -22,6 +23,7 @@ _PUBLIC = {
     "create_model": "zoo.build:create_model",
     "list_models": "zoo.registry.names:list_names",
     "metrics": "zoo.metrics",
+    "optimize": "zoo.layers.inference:optimize",
     "pipeline": "zoo.tasks.pipeline:pipeline",
 }
 

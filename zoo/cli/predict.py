@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zoo.results.classification import Classification
 
 PANEL = "Use a model"
+EXPLAINED = "explained"
 INPUTS = "Files, folders, globs, http(s) addresses, or - for a list on standard input."
 
 
@@ -53,6 +54,14 @@ def predict(
         Path | None,
         typer.Option(metavar="DIR", help="Also write a picture with its labels here.", rich_help_panel="Output"),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help=f"Draw where in the picture the best class was found; into {EXPLAINED}/ unless --draw says where.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     quiet: Quiet = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -71,6 +80,7 @@ def predict(
     zoo predict reste_resnet20_cifar cat.png
     zoo predict reste_resnet20_cifar photos/ --jsonl > labels.jsonl
     zoo predict reste_resnet20_cifar '*.png' --topk 3 --draw drawn/
+    zoo predict cat.png --explain
     find . -name '*.png' | zoo predict reste_resnet20_cifar - --csv
     """
     form = out.form(json, jsonl, csv)
@@ -90,10 +100,14 @@ def predict(
         dtype=dtype,
         compile=compile,
         topk=topk,
+        explain=explain,
         engine=engine,
     )
     if engine == "packed" and not pipe.engine.startswith("packed"):
         out.say(f"engine {pipe.engine}")
+    if explain and draw is None:
+        draw = Path(EXPLAINED)
+        out.say(f"drawings in {draw}/")
     drawings = Drawings(draw) if draw else None
     failures, seen = out.Failures(), 0
     see = not out.is_terminal(sys.stdout)

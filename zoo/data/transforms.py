@@ -52,6 +52,13 @@ class Preprocess:
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image).reshape(height, width, channels)
 
+    def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of what `crop` leaves of a picture, as shares of its width and height."""
+        _, height, width = self.input.size
+        whole = _resized(size, (width, height), self.input.crop_pct)
+        left, top = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
+        return left / whole[0], top / whole[1], (left + width) / whole[0], (top + height) / whole[1]
+
     def normalise(self, batch: "Tensor") -> "Tensor":
         """(B, H, W, C) uint8 to (B, C, H, W) float32 on the same device, with the card's mean and deviation."""
         import torch

@@ -14,7 +14,28 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import RenderableType
 
-__all__ = ["Classification", "Embedding"]
+__all__ = ["Classification", "Embedding", "Explanation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where in a picture the best class was found.
+
+    Attributes:
+        heat: (h, w) float32 in [0, 1], rows from the top; 1 where most speaks for the class.
+        box: Left, top, right and bottom of what the network saw, as shares of the picture's sides; `heat` covers it.
+    """
+
+    heat: NDArray[np.float32]
+    box: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.heat.ndim != 2 or not np.all((self.heat >= 0) & (self.heat <= 1 + 1e-6)):
+            raise ValueError(f"heat is {self.heat.shape}; (h, w) in [0, 1] is needed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"box": [round(x, 6) for x in self.box], "heat": self.heat.round(4).tolist()}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,6 +52,7 @@ class Classification:
         note: What was done beyond plain decoding, such as "first frame of 12".
         error: Why there is no answer.
         picture: Gives the RGB picture again, for `draw`.
+        explanation: Where the best class was found; only where asked for.
     """
 
     source: str
@@ -42,6 +64,7 @@ class Classification:
     note: str | None = None
     error: ZooError | None = None
     picture: "Callable[[], Image] | None" = None
+    explanation: Explanation | None = None
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.scores) == len(self.indices):
@@ -72,7 +95,7 @@ class Classification:
         return f"Classification({self.source}: {best}{', …' if len(self) > 3 else ''})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types: source, predictions (label, index, score), size, note, error; any probabilities."""
+        """Plain JSON types: source, predictions (label, index, score), size, note, error; what else was asked for."""
         row: dict[str, Any] = {
             "source": self.source,
             "predictions": [
@@ -85,24 +108,32 @@ class Classification:
         }
         if self.probabilities is not None:
             row["probabilities"] = self.probabilities.tolist()
+        if self.explanation is not None:
+            row["explanation"] = self.explanation.to_dict()
         return row
 
     def draw(self) -> "Image":
-        """The picture beside its labels as bars.
+        """The picture beside its labels as bars; with an explanation, the picture again under its heat between them.
 
         The picture is read again from its source.
 
         Raises:
             ZooError: There is no picture: this result is an error, or its source is gone.
         """
-        from zoo.viz.panels import label_panel
+        from zoo.viz.heat import heat_overlay
+        from zoo.viz.panels import enlarge, label_panel
 
         if self.error:
             raise self.error
         if self.picture is None:
             raise InputError(f"{self.source} cannot be drawn", hint="this result does not know its picture")
         name = PurePath(self.source).name or self.source
-        return label_panel(self.picture(), self.labels, self.scores.tolist(), title=name, note=self.note or "")
+        picture = enlarge(self.picture())
+        why = self.explanation
+        heat = heat_overlay(picture, why.heat, why.box) if why else None
+        return label_panel(
+            picture, self.labels, self.scores.tolist(), beside=heat, title=name, note=self.note or ""
+        )
 
     def __rich__(self) -> "RenderableType":
         from rich.console import Group

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.errors import InputError, ZooError
-from zoo.results.classification import Classification
+from zoo.data.transforms import Preprocess
+from zoo.errors import InputError, UsageError, ZooError
+from zoo.layers.explain import explained
+from zoo.results.classification import Classification, Explanation
 from zoo.tasks.decode import Decoded, reread
 
 __all__ = ["Classify"]
@@ -20,14 +24,17 @@ class Classify:
         names: Names of the classes; those of another number are called `class 0`, `class 1`, ...
         topk: Classes a result names.
         probabilities: Whether results hold the probabilities of all classes.
+        view: Set, results hold where the best class was found; it says what of a picture the network sees.
     """
 
     names: tuple[str, ...]
     topk: int = 5
     probabilities: bool = False
+    view: Preprocess | None = None
 
     def answer(self, model: nn.Module, x: Tensor, pictures: list[Decoded]) -> list[Classification]:
-        chances = model(x).float().softmax(1)
+        logits, heats = self._explained(model, x) if self.view else (model(x), None)
+        chances = logits.float().softmax(1)
         best, indices = chances.topk(min(self.topk, chances.shape[1]))
         scores, numbers = best.cpu().numpy(), indices.cpu().numpy()
         known = self.names if len(self.names) == chances.shape[1] else [f"class {i}" for i in range(chances.shape[1])]
@@ -47,9 +54,22 @@ class Classify:
                     all_of_them[i] if all_of_them is not None else None,
                     picture.note,
                     picture=partial(reread, picture.item),
+                    explanation=self._explanation(heats[i], picture) if heats is not None else None,
                 )
             )
         return results
+
+    def _explained(self, model: nn.Module, x: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
+        try:
+            logits, heats = explained(model, x)
+        except ValueError as error:
+            raise UsageError(f"no explanation: {error}", hint="leave --explain out") from None
+        return logits, heats.cpu().numpy()
+
+    def _explanation(self, heat: NDArray[np.float32], picture: Decoded) -> Explanation | None:
+        if self.view is None or picture.size is None:
+            return None
+        return Explanation(heat, self.view.seen(picture.size))
 
     def refuse(self, picture: Decoded, error: ZooError) -> Classification:
         return Classification(picture.source, size=picture.size, note=picture.note, error=error)

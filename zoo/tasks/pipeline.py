@@ -14,6 +14,7 @@ from zoo.data.images import Item, Source
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, IntegrityError, UsageError, ZooError
 from zoo.layers.binary import BinaryConv2d
+from zoo.layers.inference import optimize
 from zoo.registry.card import Card
 from zoo.registry.names import resolve
 from zoo.tasks.decode import Decoded, decode, decoded
@@ -158,6 +159,7 @@ def pipeline(
     compile: bool = False,
     topk: int = 5,
     probabilities: bool = False,
+    explain: bool = False,
     engine: str | None = None,
 ) -> Pipeline[Any]:
     """A network that takes pictures and gives results.
@@ -174,6 +176,7 @@ def pipeline(
         compile: Run the network through `torch.compile`; the first batch takes up to a minute longer.
         topk: Classes a result names.
         probabilities: Whether classifications hold the probabilities of all classes.
+        explain: Whether classifications hold, and `draw()` shows, where in the picture the best class was found.
         engine: What runs binary layers: "auto", "float" or "packed".
 
     Raises:
@@ -193,7 +196,7 @@ def pipeline(
     return Pipeline(
         card,
         model,
-        _task(what, card, topk, probabilities),
+        _task(what, card, topk, probabilities, explain),
         device=place,
         dtype=kind,
         batch_size=batch_size or (256 if place.type == "cuda" else 64),
@@ -202,12 +205,13 @@ def pipeline(
     )
 
 
-def _task(what: str, card: Card, topk: int, probabilities: bool) -> Task[Any]:
+def _task(what: str, card: Card, topk: int, probabilities: bool, explain: bool) -> Task[Any]:
     if what == "classify":
         from zoo.registry.labels import label_names
         from zoo.tasks.classify import Classify
 
-        return Classify(label_names(card.labels) if card.labels else (), topk, probabilities)
+        view = Preprocess(card.input) if explain else None
+        return Classify(label_names(card.labels) if card.labels else (), topk, probabilities, view)
     from zoo.tasks.embed import Embed
 
     return Embed()
@@ -230,12 +234,15 @@ def _network(
         if parts and (chosen := _from_bits(card, *parts, wanted)):
             return chosen
     model = create_model(card.name, pretrained=checkpoint_path is None, checkpoint_path=checkpoint_path)
-    model = model.to(device, dtype).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    running = "float: the network has no binary layers"
+    model = model.to(device).eval().requires_grad_(False)
     if any(isinstance(module, BinaryConv2d) for module in model.modules()):
         from zoo.layers.engine import prepare
 
+        model = model.to(dtype).to(memory_format=torch.channels_last)
         model, running = prepare(model, wanted, device=device)
+    else:
+        model = optimize(model).to(dtype)  # folded in float32
+        running = "float: the network has no binary layers"
     return cast(nn.Module, torch.compile(model)) if compile else model, running
 
 

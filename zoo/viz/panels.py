@@ -41,7 +41,13 @@ def enlarge(image: "Image", smallest: int = SMALLEST, largest: int = LARGEST) ->
 
 
 def label_panel(
-    image: "Image", labels: Sequence[str], scores: Sequence[float], *, title: str = "", note: str = ""
+    image: "Image",
+    labels: Sequence[str],
+    scores: Sequence[float],
+    *,
+    beside: "Image | None" = None,
+    title: str = "",
+    note: str = "",
 ) -> "Image":
     """The picture and its labels as bars: beside it, or below when it is wide.
 
@@ -49,6 +55,7 @@ def label_panel(
         image: RGB picture, untouched.
         labels: Names, best first.
         scores: One a name, in [0, 1].
+        beside: Another view of the picture, to its right.
         title: Line above the bars, such as the file's name; cut at its front when long.
         note: Small line below the bars.
 
@@ -59,7 +66,7 @@ def label_panel(
 
     if len(labels) != len(scores):
         raise ValueError(f"{len(labels)} labels and {len(scores)} scores")
-    picture = enlarge(image)
+    picture = enlarge(image) if beside is None else _row(enlarge(image), enlarge(beside))
     below = picture.width > 1.6 * picture.height
     width = max(picture.width, LIST) if below else LIST
     bars = _bars(labels, scores, width, title, note)
@@ -77,6 +84,15 @@ def label_panel(
     for part, place in zip((picture, bars), places, strict=True):
         panel.paste(part, place)
     return panel
+
+
+def _row(left: "Image", right: "Image") -> "Image":
+    from PIL import Image
+
+    row = Image.new("RGB", (left.width + MARGIN + right.width, max(left.height, right.height)), PAPER)
+    row.paste(left, (0, 0))
+    row.paste(right, (left.width + MARGIN, 0))
+    return row
 
 
 def _bars(labels: Sequence[str], scores: Sequence[float], width: int, title: str, note: str) -> "Image":

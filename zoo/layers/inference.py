@@ -1,0 +1,233 @@
+"""A network made ready for inference: batch norms folded into convolutions, maps laid out channels-last.
+
+Every step keeps the function that the network computes; only roundings differ, by some 1e-6 of the largest output in
+float32. Networks that take signs are left as they are, because there a rounding can flip one.
+"""
+
+import copy
+from collections import Counter, OrderedDict
+from itertools import pairwise
+from typing import TypeGuard, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["optimize"]
+
+CHUNK = 1 << 23  # bytes of a chain's widest map
+WIDENING = 4  # how much wider than its input a chain's maps may be: that of inverted residuals
+# The operator is what torch.compile itself calls; it has no public name.
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def optimize(model: nn.Module) -> nn.Module:
+    """A copy of a network for inference: same outputs within rounding, in less time. It cannot be trained.
+
+    In every plain `nn.Sequential`, a batch norm behind a convolution is folded into it, and one before a convolution
+    (where the activation stands between, as in PSLT) into the next. 1x1 convolutions become matrix products on the CPU.
+    Layers in use at two places, and norms without running statistics, stay. A network with 1-bit layers comes back
+    unchanged but for its memory layout.
+
+    Args:
+        model: Any network, loaded; float32 gives the most exact fold, so fold first and cast afterwards.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    if any(hasattr(module, "act_bits") for module in model.modules()):
+        return model
+    uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for name, module in list(model.named_modules()):
+        if type(module).forward is nn.Sequential.forward:
+            _fold(cast(nn.Sequential, module), uses)
+        elif type(module) is nn.Linear and module.weight.device.type == "cpu":
+            model.set_submodule(name, Product(module))
+    _chunk(model)
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+class BorderConv2d(nn.Module):
+    """A 3x3 convolution, padded by one, of `x + shift` where the padding stays 0 rather than becoming `shift`.
+
+    The shift's part is a constant inside the map, and joins the bias; along the borders, where taps lie on the padding,
+    it is less.
+
+    Args:
+        conv: The convolution.
+        taps: (O, 3, 3) what the shift adds through each tap.
+    """
+
+    def __init__(self, conv: nn.Conv2d, taps: Tensor) -> None:
+        super().__init__()
+        self.conv = _with(conv, conv.weight, taps.sum((1, 2)) + _bias(conv))
+        self.stride = conv.stride
+        edges = torch.stack([taps[:, 0].sum(1), taps[:, 2].sum(1), taps[:, :, 0].sum(1), taps[:, :, 2].sum(1)])
+        self.register_buffer("edges", edges.to(conv.weight.dtype))  # (4, O): top, bottom, left, right
+        self.register_buffer("corners", taps[:, ::2, ::2].permute(1, 2, 0).to(conv.weight.dtype))  # (2, 2, O)
+
+    edges: Tensor
+    corners: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        rows, columns = (self._borders(x.shape[axis], y.shape[axis], self.stride[axis - 2]) for axis in (2, 3))
+        for row in rows:
+            y[:, :, row] -= self.edges[-row, :, None]
+        for column in columns:
+            y[:, :, :, column] -= self.edges[2 - column, :, None]
+        for row in rows:
+            for column in columns:  # taken away twice
+                y[:, :, row, column] += self.corners[-row, -column]
+        return y
+
+    @staticmethod
+    def _borders(side: int, outputs: int, stride: int) -> tuple[int, ...]:
+        """Indices of the outputs that lie on the padding: 0 always does, -1 when its last tap is beyond the map."""
+        return (0, -1) if (outputs - 1) * stride + 1 >= side else (0,)
+
+
+class Product(nn.Linear):
+    """A linear layer through oneDNN, which on many CPUs is twice as quick as the library that torch takes by itself.
+
+    Args:
+        linear: Gives weights and bias.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution, and perhaps the GELU behind it, as one matrix product on channels-last maps.
+
+    Args:
+        conv: 1x1, of stride 1, without groups or padding.
+        gelu: Whether an exact GELU follows.
+    """
+
+    def __init__(self, conv: nn.Conv2d, gelu: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.detach().flatten(1).contiguous())
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach())
+        self.gelu = gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x.permute(0, 2, 3, 1), self.weight, self.bias, self.gelu).permute(0, 3, 1, 2)
+
+
+class InPlaceGELU(nn.Module):
+    """Exact GELU that overwrites its input, which only it reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.gelu_(x)
+
+
+class InChunks(nn.Sequential):
+    """A chain of layers that takes a batch a few images at a time, so that its widest maps stay near the caches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = max(1, CHUNK // (WIDENING * x[:1].nbytes)) if len(x) else 1
+        if x.device.type != "cpu" or len(x) <= step or torch.compiler.is_compiling():
+            return super().forward(x)
+        return torch.cat([super(InChunks, self).forward(part) for part in x.split(step)])
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """`F.linear` for inference, and perhaps the exact GELU of it."""
+    needs_torch = torch.compiler.is_compiling() or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    if ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu" and not needs_torch:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+    y = F.linear(x, weight, bias)
+    return torch.ops.aten.gelu_(y) if gelu else y
+
+
+def _fold(chain: nn.Sequential, uses: Counter[int]) -> None:
+    """Fold the norms of one chain; layers that another place uses too stay as they are."""
+    layers = [layer if uses[id(layer)] == 1 else nn.Identity() for layer in chain]  # a stand-in takes part in nothing
+    for i, (conv, norm) in enumerate(pairwise(layers)):  # first backwards, so that a convolution can do both
+        if _is_conv(conv) and _is_norm(norm):
+            chain[i], chain[i + 1] = layers[i], layers[i + 1] = _behind(conv, norm), nn.Identity()
+    for i, (norm, conv) in enumerate(pairwise(layers)):
+        if _is_norm(norm) and _is_conv(conv) and (folded := _before(norm, conv)):
+            chain[i], chain[i + 1] = layers[i], layers[i + 1] = nn.Identity(), folded
+    for i, layer in enumerate(layers):
+        has_gelu = i + 1 < len(layers) and _is_exact_gelu(layers[i + 1])
+        if _is_pointwise(layer):
+            chain[i] = Pointwise(layer, has_gelu)
+        if has_gelu and isinstance(layer, nn.Conv2d | BorderConv2d):
+            chain[i + 1] = nn.Identity() if isinstance(chain[i], Pointwise) else InPlaceGELU()
+
+
+def _chunk(module: nn.Module) -> None:
+    """Let the outermost chains that hold convolutions take their batches in chunks."""
+    for name, child in module.named_children():
+        if type(child).forward is nn.Sequential.forward and any(isinstance(m, nn.Conv2d) for m in child.modules()):
+            setattr(module, name, InChunks(OrderedDict(child.named_children())))
+        else:
+            _chunk(child)
+
+
+def _is_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    return type(layer) is nn.BatchNorm2d and layer.running_mean is not None and layer.running_var is not None
+
+
+def _is_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
+
+
+def _is_exact_gelu(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.GELU) and layer.approximate == "none"
+
+
+def _is_pointwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    plain = _is_conv(layer) and layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1
+    return plain and layer.padding == (0, 0) and layer.weight.device.type == "cpu"
+
+
+def _behind(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """The convolution with the norm behind it."""
+    scale, shift = _affine(norm)
+    return _with(conv, conv.weight.double() * scale.view(-1, 1, 1, 1), _bias(conv) * scale + shift)
+
+
+def _before(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Module | None:
+    """The convolution with the norm before it; None where its padding is of another kind than is known here."""
+    scale, shift = _affine(norm)
+    shape = (conv.groups, 1, -1, 1, 1)
+    weight = conv.weight.double().unflatten(0, (conv.groups, -1))
+    scaled = _with(conv, (weight * scale.view(shape)).flatten(0, 1), _bias(conv))
+    if conv.padding == (0, 0):
+        return _with(scaled, scaled.weight, _bias(conv) + (weight * shift.view(shape)).sum((2, 3, 4)).flatten())
+    if (conv.kernel_size, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1)):
+        return BorderConv2d(scaled, (weight * shift.view(shape)).sum(2).flatten(0, 1))
+    return None
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(C,) scale and shift of an evaluating norm, in float64."""
+    mean, var = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
+    scale = (var + norm.eps).rsqrt()
+    if norm.affine:
+        scale = scale * norm.weight.double()
+    shift = -mean * scale
+    return scale, shift + norm.bias.double() if norm.affine else shift
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    """(O,) in float64, 0 where there is none."""
+    if conv.bias is None:
+        return torch.zeros(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
+    return conv.bias.double()
+
+
+def _with(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """The same convolution with other values."""
+    changed = copy.copy(conv)
+    changed._parameters = {
+        "weight": nn.Parameter(weight.to(conv.weight.dtype)),
+        "bias": nn.Parameter(bias.to(conv.weight.dtype)),
+    }
+    return changed
