@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.layers.inference import product
+
 __all__ = ["Implementation", "MultiDilatedAttention", "choose_implementation", "dilated_attention", "traced"]
 
 Implementation = Literal["auto", "plain", "traced", "triton"]
@@ -187,6 +189,7 @@ class MultiDilatedAttention(nn.Module):
         self.proj = nn.Linear(chs, chs)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x.permute(0, 3, 1, 2)).chunk(3, 1)
+        # a 1x1 convolution in the published weights; as a product of matrices it takes half the time on a CPU
+        q, k, v = product(x, self.qkv.weight.flatten(1), self.qkv.bias).permute(0, 3, 1, 2).chunk(3, 1)
         y = dilated_attention(q, k, v, self.num_heads, self.dilations, self.kernel_size)
         return self.proj(y.permute(0, 2, 3, 1))

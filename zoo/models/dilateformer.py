@@ -110,7 +110,8 @@ class DilateFormer(StagedClassifier):
         dilated: Whether a stage attends to dilated windows, not to the whole map.
         dilations: Of the dilated stages; each has an equal share of the heads.
         kernel_size: Keys along the side of a window.
-        stem_strides: Of the stem's four convolutions.
+        stem_widths: Channels between the stem's convolutions.
+        stem_strides: Of the stem's convolutions, one more than there are widths.
         mlp_ratio: Hidden channels of a feed-forward layer over the stage's.
         qkv_bias: Whether queries, keys and values have a bias.
         drop_path_rate: Rate of the last block; it grows linearly from 0.
@@ -134,16 +135,19 @@ class DilateFormer(StagedClassifier):
         dilated: Sequence[bool] = (True, True, False, False),
         dilations: Sequence[int] = (1, 2, 3),
         kernel_size: int = 3,
+        stem_widths: Sequence[int] = (16, 32, 64),
         stem_strides: Sequence[int] = (1, 2, 1, 2),
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         drop_path_rate: float = 0.1,
     ) -> None:
         super().__init__()
+        if len(stem_strides) != len(stem_widths) + 1:
+            raise ValueError(f"{len(stem_strides)} stem_strides for {len(stem_widths)} stem_widths; one more is needed")
         if not len(depths) == len(num_heads) == len(dilated):
             raise ValueError(f"depths, num_heads and dilated name {len(depths)}, {len(num_heads)} and {len(dilated)} stages")
         self.in_chans = in_chans
-        self.stem = _stem(in_chans, embed_dim, stem_strides)
+        self.stem = _stem((in_chans, *stem_widths, embed_dim), stem_strides)
         self.stages = nn.ModuleList()
         self.feature_info = []
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
@@ -186,15 +190,12 @@ class DilateFormer(StagedClassifier):
         return {"stem": r"^stem", "blocks": [(r"^stages\.(\d+)", None), fine[-1]] if coarse else fine}
 
 
-def _stem(in_chans: int, embed_dim: int, strides: Sequence[int]) -> nn.Sequential:
+def _stem(widths: Sequence[int], strides: Sequence[int]) -> nn.Sequential:
     """Convolutions with a norm and a GELU between them, none behind the last."""
     layers: list[nn.Module] = []
-    widths = (in_chans, 16, 32, 64, embed_dim)
-    for i, stride in enumerate(strides):
-        layers.append(nn.Conv2d(widths[i], widths[i + 1], 3, stride, 1, bias=False))
-        if i < len(strides) - 1:
-            layers += [nn.BatchNorm2d(widths[i + 1]), nn.GELU()]
-    return nn.Sequential(*layers)
+    for before, behind, stride in zip(widths, widths[1:], strides, strict=False):
+        layers += [nn.Conv2d(before, behind, 3, stride, 1, bias=False), nn.BatchNorm2d(behind), nn.GELU()]
+    return nn.Sequential(*layers[:-2])
 
 
 def _downsample(chs: int) -> nn.Sequential:
@@ -233,3 +234,10 @@ def dilateformer_s(pretrained: bool = False, **kwargs: Any) -> DilateFormer:
 def dilateformer_b(pretrained: bool = False, **kwargs: Any) -> DilateFormer:
     """DilateFormer-Base."""
     return _build("dilateformer_b", pretrained, **{"embed_dim": 96, "depths": (4, 8, 10, 3), **kwargs})
+
+
+def dilateformer_pico(pretrained: bool = False, **kwargs: Any) -> DilateFormer:
+    """For pictures of 32 or 64 pixels, ours: three stages at strides 2, 4 and 8, the last one with global attention."""
+    args: dict[str, Any] = {"embed_dim": 36, "depths": (1, 2, 2), "num_heads": (3, 3, 3), "mlp_ratio": 2.0}
+    args |= {"dilated": (True, True, False), "stem_widths": (24,), "stem_strides": (1, 2), "drop_path_rate": 0.0}
+    return _build("dilateformer_pico", pretrained, **{"num_classes": 10, **args, **kwargs})
