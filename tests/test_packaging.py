@@ -63,7 +63,7 @@ def test_wheel_has_types_and_a_licence(installed):
 
 
 def test_public_names_are_those_listed():
-    assert sorted(zoo.__all__) == ["card", "create_model", "list_models", "metrics", "pipeline"]
+    assert sorted(zoo.__all__) == ["card", "create_model", "list_models", "metrics", "optimize", "pipeline"]
     assert all(getattr(zoo, name) is not None for name in zoo.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = zoo.nothing

@@ -1,5 +1,6 @@
 """Authors' checkpoints to ours: keys renamed, completeness proven, written as safetensors."""
 
+import argparse
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -201,7 +202,8 @@ def _read(source: Path) -> object:
     try:
         if source.suffix == ".safetensors":
             return load_file(source)
-        return torch.load(source, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # a script's options, saved beside the weights
+            return torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or hostile pickle raises whatever its bytes lead to
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise IntegrityError(

@@ -204,10 +204,43 @@ def test_a_first_word_that_is_a_picture_needs_a_bundled_model(pictures):
         assert "no model was named" in str(result.exception)
 
 
-def test_a_word_that_is_neither_model_nor_picture():
-    result = run("predict", "reste_resnet2", "x.png")
+def test_the_model_left_out_is_the_best_of_the_broadest():
+    (model,) = {line for line in run("predict", "-", input="").stderr.splitlines() if line.startswith("model: ")}
+    cards = [zoo.card(name) for name in list_names(task="classify")]
+    bundled = [card for card in cards if card.weights.status == "bundled" and card.default]
+    rank = {card.name: (card.builder_args["num_classes"], card.figure().value) for card in bundled}
+    assert model == f"model: {max(rank, key=rank.get)}"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("reste_resnet2", "did you mean"), ("no_such.jpg", "check the path"), ("no/such/dir", "did you")]
+)
+def test_a_word_that_is_neither_model_nor_picture(word, hint):
+    result = run("predict", word, "x.png")
     assert isinstance(result.exception, ZooError)
     assert result.exception.exit_code == 2
+    assert "no model, and no file, folder, glob or address" in str(result.exception)
+    assert hint in result.exception.hint
+
+
+def test_a_file_with_a_models_name_is_pointed_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ARCH).mkdir()
+    result = run("predict", ARCH)
+    assert "is the model" in str(result.exception)
+    assert f"the folder is ./{ARCH}" in result.exception.hint
+
+
+def test_predict_explains(checkpoint, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = predict(checkpoint, pictures / "a.png", "--explain", "--json")
+    assert [path.name for path in (tmp_path / "explained").iterdir()] == ["a.png"]
+    assert "explained/" in done.stderr
+    explanation = json.loads(done.stdout)[0]["explanation"]
+    assert np.shape(explanation["heat"]) == (8, 8)
+    assert explanation["box"] == [0, 0, 1, 1]
+    predict(checkpoint, pictures / "a.png", "--explain", "--draw", tmp_path / "here")
+    assert len(list((tmp_path / "here").iterdir())) == 1
 
 
 # embed

@@ -186,16 +186,19 @@ def embed(
 
 def _name_and_inputs(first: str, inputs: list[str]) -> tuple[str, list[str]]:
     """The model and the inputs; a first word that is an input leaves the model to us."""
+    from zoo.data.images import SUFFIXES
     from zoo.registry.names import resolve
 
     try:
         resolve(first)
-    except UnknownName:
-        if not _is_input(first):
-            raise
-        return _default(), [first, *inputs]
+    except UnknownName as error:
+        if _is_input(first):
+            return _default(), [first, *inputs]
+        hint = "check the path" if Path(first).suffix.lower() in SUFFIXES else error.hint
+        raise UnknownName(f"{first!r} is no model, and no file, folder, glob or address either", hint=hint) from None
     if not inputs:
-        raise UsageError("no input", hint=f"zoo predict {first} picture.jpg")
+        there = f"; the {'folder' if Path(first).is_dir() else 'file'} is ./{first}" if Path(first).exists() else ""
+        raise UsageError(f"no input: {first} is the model", hint=f"zoo predict {first} picture.jpg{there}")
     return first, inputs
 
 

@@ -17,8 +17,8 @@ __all__ = ["optimize"]
 
 CHUNK = 1 << 23  # bytes of a chain's widest map
 WIDENING = 4  # how much wider than its input a chain's maps may be: that of inverted residuals
-# The operator is what torch.compile itself calls; it has no public name.
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# What torch.compile itself calls for frozen weights; it has no public name.
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def optimize(model: nn.Module) -> nn.Module:
@@ -129,19 +129,47 @@ class InChunks(nn.Sequential):
     """A chain of layers that takes a batch a few images at a time, so that its widest maps stay near the caches."""
 
     def forward(self, x: Tensor) -> Tensor:
-        step = max(1, CHUNK // (WIDENING * x[:1].nbytes)) if len(x) else 1
-        if x.device.type != "cpu" or len(x) <= step or torch.compiler.is_compiling():
-            return super().forward(x)
-        return torch.cat([super(InChunks, self).forward(part) for part in x.split(step)])
+        widest = WIDENING * x.element_size() * x.shape[1] * x.shape[2] * x.shape[3]
+        step = max(1, CHUNK // max(1, widest))
+        if x.device.type != "cpu" or len(x) <= step:
+            return self._whole(x)
+        return self._in_parts(x, step)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+    @torch.compiler.disable  # compiled whole, the wide maps of a batch leave the caches and take twice as long
+    def _in_parts(self, x: Tensor, step: int) -> Tensor:
+        return torch.cat([self._whole(part) for part in torch.split(x, step)])
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     """`F.linear` for inference, and perhaps the exact GELU of it."""
-    needs_torch = torch.compiler.is_compiling() or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-    if ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu" and not needs_torch:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+    is_learning = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu" and not is_learning:
+        if torch.compiler.is_dynamo_compiling():
+            return _compiled_product(x, weight, bias, gelu)
+        if not torch.compiler.is_compiling():  # an exported network is for other runtimes
+            return _onednn(x, weight, bias, gelu)
     y = F.linear(x, weight, bias)
-    return torch.ops.aten.gelu_(y) if gelu else y
+    return F.gelu(y) if gelu else y
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+
+
+@torch.library.custom_op("zoo::product", mutates_args=())
+def _compiled_product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    """The product as torch.compile may call it, which refuses oneDNN's where weights are not frozen."""
+    return _onednn(x, weight, bias, gelu)
+
+
+@_compiled_product.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    return x.new_empty((*x.shape[:-1], len(weight)))
 
 
 def _fold(chain: nn.Sequential, uses: Counter[int]) -> None:
@@ -197,7 +225,7 @@ def _before(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Module | None:
     """The convolution with the norm before it; None where its padding is of another kind than is known here."""
     scale, shift = _affine(norm)
     shape = (conv.groups, 1, -1, 1, 1)
-    weight = conv.weight.double().unflatten(0, (conv.groups, -1))
+    weight = conv.weight.double().view(conv.groups, -1, *conv.weight.shape[1:])
     scaled = _with(conv, (weight * scale.view(shape)).flatten(0, 1), _bias(conv))
     if conv.padding == (0, 0):
         return _with(scaled, scaled.weight, _bias(conv) + (weight * shift.view(shape)).sum((2, 3, 4)).flatten())

@@ -18,7 +18,7 @@ from zoo.layers.building import build
 from zoo.layers.classifier import StagedClassifier
 from zoo.layers.images import check_images
 
-__all__ = ["PSLT", "pslt_base", "pslt_large", "pslt_tiny"]
+__all__ = ["PSLT", "pslt_base", "pslt_large", "pslt_pico", "pslt_tiny"]
 
 BRANCHES = 3
 DIRECTIONS = (0, -1, 1)  # in which the branches roll their maps: the progressive shift
@@ -93,7 +93,7 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, window: int, own_values: bool) -> None:
         super().__init__()
         self.num_heads, self.window, self.own_values = num_heads, window, own_values
-        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         if own_values:
             self.qkv = nn.Linear(width, 3 * width)
         else:
@@ -213,7 +213,14 @@ class LadderBlock(nn.Module):
     """
 
     def __init__(
-        self, chs: int, num_heads: int, window: int = 7, drop_path_rate: float = 0.0, *, ladder: bool = True, gate: bool = True
+        self,
+        chs: int,
+        num_heads: int,
+        window: int = 7,
+        drop_path_rate: float = 0.0,
+        *,
+        ladder: bool = True,
+        gate: bool = True,
     ) -> None:
         super().__init__()
         self.ladder = ladder
@@ -420,9 +427,7 @@ def _stem(in_chans: int, chs: int, stride: int) -> nn.Sequential:
 
 
 def _conv_stage(in_chs: int, chs: int, depth: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(InvertedResidual(chs if i else in_chs, chs, 1 if i else stride) for i in range(depth))
-    )
+    return nn.Sequential(*(InvertedResidual(chs if i else in_chs, chs, 1 if i else stride) for i in range(depth)))
 
 
 def _init(module: nn.Module) -> None:
@@ -458,3 +463,10 @@ def pslt_base(pretrained: bool = False, **kwargs: Any) -> PSLT:
 def pslt_large(pretrained: bool = False, **kwargs: Any) -> PSLT:
     """PSLT-Large: base width 48."""
     return _build("pslt_large", pretrained, **{"embed_dim": 48, **kwargs})
+
+
+def pslt_pico(pretrained: bool = False, **kwargs: Any) -> PSLT:
+    """PSLT for pictures of 32 or 64 pixels, ours: base width 12, total stride 8, windows of 4x4."""
+    args = {"embed_dim": 12, "conv_depths": (2, 2), "depths": (2, 1), "num_heads": (2, 4), "num_classes": 10}
+    args |= {"strides": (2, 1, 2, 1), "window": 4, "drop_path_rate": 0.0}
+    return _build("pslt_pico", pretrained, **{**args, **kwargs})

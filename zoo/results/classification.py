@@ -131,9 +131,7 @@ class Classification:
         picture = enlarge(self.picture())
         why = self.explanation
         heat = heat_overlay(picture, why.heat, why.box) if why else None
-        return label_panel(
-            picture, self.labels, self.scores.tolist(), beside=heat, title=name, note=self.note or ""
-        )
+        return label_panel(picture, self.labels, self.scores.tolist(), beside=heat, title=name, note=self.note or "")
 
     def __rich__(self) -> "RenderableType":
         from rich.console import Group

@@ -192,6 +192,8 @@ def pipeline(
     what = task or card.task
     if what not in ("classify", "embed") or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
+    if explain and what != "classify":
+        raise UsageError("only classifications are explained", hint="leave explain out, or leave the task to the card")
     model, running = _network(card, checkpoint_path, place, kind, engine, compile)
     return Pipeline(
         card,
