@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def unfold_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dilation: int = 1, kernel_size: int = 3) -> Tensor:
+def unfold_attention(
+    q: Tensor, k: Tensor, v: Tensor, num_heads: int, dilation: int = 1, kernel_size: int = 3
+) -> Tensor:
     """(B, C, H, W) maps of the heads with one dilation to (B, H, W, C)."""
     batch, chs, rows, columns = q.shape
     width, neighbours = chs // num_heads, kernel_size**2

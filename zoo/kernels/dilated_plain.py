@@ -100,12 +100,12 @@ class _Layout:
 
     def cut(self, bare: Tensor) -> Tensor:
         """The way back from `bare`, as a view."""
-        return bare.view(self.batch, -1, self.rows, self.pitch)[..., : self.columns]
+        return bare.view(self.batch, self.heads * self.width, self.rows, self.pitch)[..., : self.columns]
 
     def unframed(self, framed: Tensor) -> Tensor:
         """The way back from `framed`, as a view."""
         edge = self.border
-        return framed.view(self.batch, self.heads * self.width, -1, self.pitch)[
+        return framed.view(self.batch, self.heads * self.width, self.channel // self.pitch, self.pitch)[
             ..., edge : edge + self.rows, edge : edge + self.columns
         ]
 

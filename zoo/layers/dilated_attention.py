@@ -79,7 +79,9 @@ def traced(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dilations: Sequence[
     """`dilated_attention` in differentiable operations that a compiler can fuse; made for channels-last maps."""
     width = q.shape[1] // num_heads
     parts = zip(dilations, *(x.permute(0, 2, 3, 1).chunk(len(dilations), -1) for x in (q, k, v)), strict=True)
-    return torch.cat([_traced(*maps, width, dilation, kernel_size) for dilation, *maps in parts], -1).permute(0, 3, 1, 2)
+    return torch.cat([_traced(*maps, width, dilation, kernel_size) for dilation, *maps in parts], -1).permute(
+        0, 3, 1, 2
+    )
 
 
 def _traced(q: Tensor, k: Tensor, v: Tensor, width: int, dilation: int, kernel_size: int) -> Tensor:
@@ -163,7 +165,9 @@ def _has_triton() -> bool:
 
 def _check(chs: int, num_heads: int, dilations: Sequence[int], kernel_size: int) -> None:
     if kernel_size % 2 == 0 or min(dilations) < 1:
-        raise ValueError(f"kernel_size is {kernel_size}, dilations {tuple(dilations)}; an odd one and positive ones fit")
+        raise ValueError(
+            f"kernel_size is {kernel_size}, dilations {tuple(dilations)}; an odd one and positive ones fit"
+        )
     if num_heads % len(dilations) or chs % num_heads:
         raise ValueError(f"{num_heads} heads do not divide {chs} channels, or into {len(dilations)} dilations evenly")
 
@@ -180,7 +184,12 @@ class MultiDilatedAttention(nn.Module):
     """
 
     def __init__(
-        self, chs: int, num_heads: int, dilations: Sequence[int] = (1, 2, 3), kernel_size: int = 3, qkv_bias: bool = True
+        self,
+        chs: int,
+        num_heads: int,
+        dilations: Sequence[int] = (1, 2, 3),
+        kernel_size: int = 3,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         _check(chs, num_heads, dilations, kernel_size)

@@ -7,7 +7,8 @@ A map is (B, C, H, W) between modules and lies in memory as (B, H, W, C), in whi
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from zoo.layers.dilated_attention import MultiDilatedAttention
 from zoo.layers.images import check_images
 
 __all__ = ["DilateFormer", "dilateformer_b", "dilateformer_pico", "dilateformer_s", "dilateformer_t"]
+
+BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 
 
 class GlobalAttention(nn.Module):
@@ -145,7 +148,9 @@ class DilateFormer(StagedClassifier):
         if len(stem_strides) != len(stem_widths) + 1:
             raise ValueError(f"{len(stem_strides)} stem_strides for {len(stem_widths)} stem_widths; one more is needed")
         if not len(depths) == len(num_heads) == len(dilated):
-            raise ValueError(f"depths, num_heads and dilated name {len(depths)}, {len(num_heads)} and {len(dilated)} stages")
+            raise ValueError(
+                f"depths, num_heads and dilated name {len(depths)}, {len(num_heads)} and {len(dilated)} stages"
+            )
         self.in_chans = in_chans
         self.stem = _stem((in_chans, *stem_widths, embed_dim), stem_strides)
         self.stages = nn.ModuleList()
@@ -170,6 +175,14 @@ class DilateFormer(StagedClassifier):
         self.norm = nn.LayerNorm(chs, eps=1e-6)
         self.reset_classifier(num_classes)
         self.apply(_init)
+
+    @staticmethod
+    def shown_args(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The arguments that a state's keys and shapes show."""
+        blocks = {(int(found[1]), int(found[2])) for key in state if (found := BLOCK.match(key))}
+        depths = [sum(stage == i for stage, _ in blocks) for i in range(max((i for i, _ in blocks), default=-1) + 1)]
+        first = state.get("stages.0.blocks.0.norm1.weight")
+        return {"embed_dim": 0 if first is None else len(first), "depths": depths}
 
     def forward_stem(self, x: Tensor) -> Tensor:
         check_images(x, self.in_chans, int(str(self.feature_info[-1]["reduction"])))
