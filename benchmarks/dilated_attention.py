@@ -32,7 +32,7 @@ from zoo.models.dilateformer import DilateFormer
 
 Run = Callable[[], object]
 
-SHAPES = {"stage 1, 24 x 56 x 56, 1 head": ((4, 24, 56, 56), 1), "stage 2, 48 x 28 x 28, 2 heads": ((4, 48, 28, 28), 2)}
+SHAPES = {"stage 1, 24x56x56, 1 head": ((4, 24, 56, 56), 1), "stage 2, 48x28x28, 2 heads": ((4, 48, 28, 28), 2)}
 LITERAL = "unfold"
 
 

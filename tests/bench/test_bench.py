@@ -44,7 +44,8 @@ def test_ours_run_as_the_pipeline_runs_them(pair):
 
 
 def test_a_model_of_timm_beside_ours_on_the_command_line():
-    done = CliRunner().invoke(commands(), ["bench", "dilateformer_pico", "test_resnet", "--size", "32", "--rounds", "1"])
+    call = ["bench", "dilateformer_pico", "test_resnet", "--size", "32", "--rounds", "1"]
+    done = CliRunner().invoke(commands(), call)
     assert done.exit_code == 0, done.output
     head, *rows = done.stdout.splitlines()
     assert head.split()[:2] == ["model", "engine"]

@@ -2,15 +2,16 @@
 
 Adapted from the public suite of timm 1.0, by test, and run through `timm.create_model`. Not asked, and why:
 
-- pretrained inference, pretrained features, `load_pretrained`: the weights are not published; bundled ones are covered by
-  tests/cards.
+- pretrained inference, pretrained features, `load_pretrained`: the weights are not published; tests/cards covers bundled
+  ones.
 - TorchScript, and TorchScript after FX: torch has deprecated it; `torch.export` takes its place here.
 - FX feature extraction: our pyramids are of timm's "getter" kind, which needs no tracing.
 - unpooled output by `reset_classifier(0, "")`: `forward_features` gives the map, and heads here only average.
-- NLC tokens from `forward_intermediates`: stages hold maps, so "NCHW" is the only format, as in timm's convolutional models.
+- NLC tokens from `forward_intermediates`: stages hold maps, so "NCHW" is the only format, as in timm's convolutional
+  models.
 - output strides other than 32, and pictures of a fixed size: no network here has them (VGG-Small excepted).
 
-The two smallest networks of a family run by default, the others with `-m slow`.
+The smallest network of a family runs by default, the others with `-m slow`.
 """
 
 import math
@@ -31,7 +32,7 @@ from zoo.interop.timm_bridge import TASKS
 
 ROOT = Path(__file__).parents[2]
 CARDS = [card for card in map(zoo.card, zoo.list_models()) if card.default and card.task in TASKS]
-FAST = 2  # networks of a family
+FAST = 1  # networks of a family
 
 
 def architectures() -> list[object]:

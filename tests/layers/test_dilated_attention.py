@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -216,3 +216,27 @@ def test_a_gpu_takes_the_fused_kernels():
 def test_compiled_on_a_gpu():
     layer, x = MultiDilatedAttention(12, 6).cuda(), normal(4, (2, 7, 5, 12)).cuda()
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["_forward", "_backward_queries", "_backward_keys"])
+def test_the_triton_kernels_compile_to_machine_code_of_a_gpu(name, dtype):
+    """For an A100, which need not be here; whether it is right is for the tests above and below."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from zoo.kernels import dilated_triton
+
+    kernel = getattr(dilated_triton, name)
+    constants = {"D": 24, "PADDED_D": 32, "K": 3, "BLOCK": 64, "BITS_": 8}
+    types = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(constants, "constexpr") | {"scale": "fp32"}
+    types |= dict.fromkeys(("q", "k", "v", "out", "gradient", "dq", "dk", "dv"), f"*{dtype}")
+    types |= dict.fromkeys(("log_sums", "means"), "*fp32")
+    source = ASTSource(
+        fn=kernel,
+        signature={key: types[key] for key in kernel.arg_names},
+        constexprs={(kernel.arg_names.index(key),): value for key, value in constants.items()},
+    )
+    assert triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["cubin"]

@@ -184,7 +184,7 @@ def _network(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     import timm
 
     model = timm.create_model(name)
-    return model, model.pretrained_cfg["input_size"]
+    return model, cast(dict[str, Any], model.pretrained_cfg)["input_size"]
 
 
 def _is_ours(name: str) -> bool:

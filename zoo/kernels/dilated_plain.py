@@ -83,7 +83,7 @@ class _Layout:
 
     @property
     def channel(self) -> int:
-        """Elements from one channel to the next where rows of zeros lie around; the last neighbour reads beyond them."""
+        """Elements from one channel to the next with rows of zeros around; the last neighbour reads beyond them."""
         return self.length + (2 * self.border + 1) * self.pitch
 
     def bare(self, x: Tensor) -> Tensor:

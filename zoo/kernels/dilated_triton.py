@@ -10,8 +10,6 @@ Inside the kernels a map is its memory and three strides: of pictures, of channe
 D is the width of a head, PADDED_D the next power of 2.
 """
 
-# ruff: noqa: N803, N806 (Triton's constants are upper case)
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -78,17 +78,16 @@ def choose_implementation(q: Tensor) -> Implementation:
 def traced(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dilations: Sequence[int], kernel_size: int) -> Tensor:
     """`dilated_attention` in differentiable operations that a compiler can fuse; made for channels-last maps."""
     width = q.shape[1] // num_heads
-    parts = zip(dilations, *(x.permute(0, 2, 3, 1).chunk(len(dilations), -1) for x in (q, k, v)), strict=True)
-    return torch.cat([_traced(*maps, width, dilation, kernel_size) for dilation, *maps in parts], -1).permute(
-        0, 3, 1, 2
-    )
+    runs = [x.permute(0, 2, 3, 1).chunk(len(dilations), -1) for x in (q, k, v)]
+    y = [_traced(q, k, v, dilation, width, kernel_size) for q, k, v, dilation in zip(*runs, dilations, strict=True)]
+    return torch.cat(y, -1).permute(0, 3, 1, 2)
 
 
-def _traced(q: Tensor, k: Tensor, v: Tensor, width: int, dilation: int, kernel_size: int) -> Tensor:
+def _traced(q: Tensor, k: Tensor, v: Tensor, dilation: int, width: int, kernel_size: int) -> Tensor:
     """(B, H, W, heads * width) of the heads with one dilation."""
     _, rows, columns, _ = q.shape
     edge, precise = dilation * (kernel_size - 1) // 2, torch.promote_types(q.dtype, torch.float32)
-    queries, keys, values = (x.to(precise).unflatten(-1, (-1, width)) for x in (q, k, v))
+    queries, keys, values = (torch.unflatten(x.to(precise), -1, (-1, width)) for x in (q, k, v))
     keys, values = (F.pad(x, (0, 0, 0, 0, edge, edge, edge, edge)) for x in (keys, values))
     starts = range(0, dilation * kernel_size, dilation)
     windows = [(slice(None), slice(y, y + rows), slice(x, x + columns)) for y in starts for x in starts]
