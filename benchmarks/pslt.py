@@ -21,6 +21,7 @@ from machine import machine
 from torch import Tensor, nn
 
 import zoo
+from zoo.layers.inference import compile_blocks
 from zoo.models.pslt import WindowAttention
 
 
@@ -33,9 +34,11 @@ class PlainAttention(nn.Module):
 
     def forward(self, x: Tensor, values: Tensor | None, mask: Tensor | None) -> Tensor:
         attn, (batch, height, width, chs) = self.attn, x.shape
-        own = attn.own_values or values is None
-        parts = (attn.qkv if own else attn.qk)(self.cut(x)).chunk(3 if own else 2, -1)
-        q, k, v = (self.heads(part) for part in (*parts, *(() if own else (self.cut(values),))))
+        if values is None:
+            parts = attn.qkv(self.cut(x)).chunk(3, -1)
+        else:
+            parts = (*attn.qk(self.cut(x)).chunk(2, -1), self.cut(values))
+        q, k, v = (self.heads(part) for part in parts)
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         logits = logits + attn.relative_position_bias_table[attn.index].permute(2, 0, 1)
         if mask is not None:
@@ -103,7 +106,7 @@ def rows(name: str, batch: int, side: int, rounds: int, compiled: bool) -> list[
     with torch.inference_mode():
         truth = simple(x)
         if compiled:
-            program = torch.compile(ready, dynamic=False)
+            program = compile_blocks(zoo.optimize(model))  # as zoo predict --compile does
             forms["ours, zoo.optimize, compiled"] = lambda: program(last)
         for run in forms.values():
             torch.testing.assert_close(run(), truth, rtol=1e-3, atol=1e-4)
@@ -132,7 +135,8 @@ def main() -> None:
         return
     print(machine())
     for row in found:
-        print("{network:12} batch {batch:<3} {side} px  {form:30} {median_ms:9.1f} ms  x {times_plain:.2f}".format(**row))
+        text = "{network:10} batch {batch:<3} {side} px  {form:30} {median_ms:9.1f} ms  x {times_plain:.2f}"
+        print(text.format(**row))
 
 
 if __name__ == "__main__":

@@ -119,7 +119,9 @@ class TestInOneProcess:
         )
         assert torch.equal(overlay.fc.weight, made.fc.weight)
 
-    @pytest.mark.parametrize("name", ["reste_resnet20_cifar", "reste_resnet20_cifar.c10_w1a32", "reste_vgg_small"])
+    @pytest.mark.parametrize(
+        "name", ["reste_resnet20_cifar", "reste_resnet20_cifar.c10_w1a32", "reste_vgg_small", "pslt_pico"]
+    )
     def test_a_saved_folder_comes_back(self, tmp_path, name):
         import timm
         import torch
@@ -142,6 +144,7 @@ import torch
 model = torch.hub.load(".", "reste_resnet20_cifar", source="local", num_classes=3)
 assert model.num_classes == 3
 assert torch.hub.load(".", "reste_vgg_small", source="local").num_classes == 10
+assert type(torch.hub.load(".", "pslt_tiny", source="local")).__name__ == "PSLT"
 try:
     torch.hub.load(".", "reste_resnet18_cifar", source="local", pretrained=True)
 except Exception as error:

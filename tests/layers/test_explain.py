@@ -1,4 +1,4 @@
-"""Explanations: exact for a mean and a linear layer, the same from packed bits, and never a gradient through the body."""
+"""Explanations: exact for a mean and a linear layer, the same from packed bits, without gradients through the body."""
 
 import numpy as np
 import pytest

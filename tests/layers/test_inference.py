@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.layers import inference
-from zoo.layers.inference import BorderConv2d, InChunks, Pointwise, Product, optimize
+from zoo.layers.inference import BorderConv2d, InChunks, Pointwise, Product, compile_blocks, optimize
 
 
 def stir(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -183,3 +183,11 @@ def test_pipelines_run_folded(tmp_path):
     with torch.no_grad():
         truth = model(pipe.preprocess.normalise(image[None])).softmax(1)[0]
     same(torch.from_numpy(pipe(image.numpy()).probabilities), truth)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_keep_their_outputs():
+    torch.manual_seed(0)
+    model, x = stir(zoo.create_model("pslt_pico")), torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        same(compile_blocks(optimize(model))(x), model(x))

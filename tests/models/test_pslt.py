@@ -198,13 +198,15 @@ def test_bad_images_are_refused_in_words(small, x, kind, words):
 def test_widths_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="embed_dim is 20"):
         PSLT(20)
+    with pytest.raises(ValueError, match=r"divide the branches' widths, \[32, 64\]"):
+        PSLT(12, num_heads=(5, 8))
 
 
 def test_drop_path_grows_over_all_blocks_and_leaves_evaluation_alone(small):
     model = PSLT(**{**SMALL, "depths": (3, 2)}, drop_path_rate=0.4)
     rates = [m.drop_path_rate for m in model.modules() if isinstance(m, Branch)]
     assert rates == pytest.approx([rate for rate in (0, 0.1, 0.2, 0.3, 0.4) for _ in range(3)])
-    branch = Branch(6, 1, 7, True, 0.25).train()
+    branch = Branch(6, 1, 7, is_first=True, own_values=True, drop_path_rate=0.25).train()
     torch.manual_seed(0)
     kept = branch._drop_path(torch.ones(4000, 1, 1, 1))
     assert sorted(kept.unique().tolist()) == pytest.approx([0, 1 / 0.75])
@@ -224,6 +226,34 @@ def test_half_precision_and_checkpointing_train():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         gradients.append(model.stem[0].weight.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_pyramid_in_timm_leaves_out_what_it_does_not_use():
+    import timm
+
+    pyramid = timm.create_model("pslt_tiny", features_only=True, out_indices=(0, 2))
+    assert pyramid.feature_info.channels() == [48, 192]
+    assert pyramid.feature_info.reduction() == [4, 16]
+    parts = (8_220, 57_432, 216_240, 153_120, 1_466_360)  # stem to stage 2
+    assert sum(p.numel() for p in pyramid.parameters()) == sum(parts)
+    with torch.no_grad():
+        assert [tuple(y.shape) for y in pyramid.eval()(torch.rand(1, 3, 64, 96))] == [(1, 48, 16, 24), (1, 192, 4, 6)]
+
+
+def test_intermediates_and_heads_are_timms(small):
+    x = normal(0, (2, 3, 64, 96))
+    with torch.no_grad():
+        last, maps = small.forward_intermediates(x, indices=[1, 3])
+        torch.testing.assert_close(last, small.forward_features(x))
+        (normed,) = small.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+        torch.testing.assert_close(normed, last)
+        (early,) = small.forward_intermediates(x, indices=[1], stop_early=True, intermediates_only=True)
+        torch.testing.assert_close(early, maps[0])
+        features = small.forward_head(last, pre_logits=True)
+        assert features.shape == (2, small.num_features)
+        torch.testing.assert_close(small.get_classifier()(features), small(x))
+    with pytest.raises(ValueError, match="NCHW"):
+        small.forward_intermediates(x, output_fmt="NLC")
 
 
 def test_layer_decay_and_weight_decay_know_every_parameter(small):

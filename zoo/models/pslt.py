@@ -92,7 +92,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, window: int, own_values: bool) -> None:
         super().__init__()
-        self.num_heads, self.window, self.own_values = num_heads, window, own_values
+        self.num_heads, self.window = num_heads, window
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         if own_values:
             self.qkv = nn.Linear(width, 3 * width)
@@ -109,7 +109,7 @@ class WindowAttention(nn.Module):
             values: The same for the finished branch before; None where values are the branch's own.
             mask: (windows, S*S, S*S), 0 or `APART`.
         """
-        if self.own_values or values is None:
+        if values is None:
             q, k, v = self._windows(self.qkv(x), 3)
         else:
             (q, k), (v,) = self._windows(self.qk(x), 2), self._windows(values, 1)
@@ -122,7 +122,7 @@ class WindowAttention(nn.Module):
         return self.proj(self._joined(y, x.shape))
 
     def _windows(self, x: Tensor, parts: int) -> Sequence[Tensor]:
-        """(B, H, W, parts * d) to as many (B, windows * heads, S*S, head width): the mask then serves the whole batch."""
+        """(B, H, W, parts * d) to `parts` of (B, windows * heads, S*S, head width): one mask serves the whole batch."""
         batch, height, width, _ = x.shape
         side = self.window
         x = x.reshape(batch, height // side, side, width // side, side, parts, self.num_heads, -1)
@@ -152,12 +152,16 @@ class Branch(nn.Module):
         width: Channels d.
         num_heads: Heads.
         window: Side S.
+        is_first: Whether no branch stands before; the others add their normed input to what they attend to.
         own_values: Whether the values are the branch's own, not the branch before.
         drop_path_rate: Share of samples, in training, that skip each residual.
     """
 
-    def __init__(self, width: int, num_heads: int, window: int, own_values: bool, drop_path_rate: float) -> None:
+    def __init__(
+        self, width: int, num_heads: int, window: int, *, is_first: bool, own_values: bool, drop_path_rate: float
+    ) -> None:
         super().__init__()
+        self.is_first = is_first
         self.norm1 = nn.LayerNorm(width)
         self.attn = WindowAttention(width, num_heads, window, own_values)
         self.norm2 = nn.LayerNorm(width)
@@ -169,13 +173,13 @@ class Branch(nn.Module):
 
         Args:
             x: This branch's part of the block's input.
-            before: Finished output of the branch before.
+            before: Finished output of the branch before, where that gives the values.
             roll: Pixels by which the map is rolled down and to the right before it is cut into windows.
             mask: See `WindowAttention`.
         """
         y = self.norm1(x)
         attended = self._attend(y, before, roll, mask)
-        if before is not None:
+        if not self.is_first:
             attended = attended + y
         x = x + self._drop_path(attended)
         return x + self._drop_path(self.mlp(self.norm2(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
@@ -225,7 +229,15 @@ class LadderBlock(nn.Module):
         super().__init__()
         self.ladder = ladder
         self.branches = nn.ModuleList(
-            Branch(chs // BRANCHES, num_heads, window, i == 0 or not ladder, drop_path_rate) for i in range(BRANCHES)
+            Branch(
+                chs // BRANCHES,
+                num_heads,
+                window,
+                is_first=i == 0,
+                own_values=i == 0 or not ladder,
+                drop_path_rate=drop_path_rate,
+            )
+            for i in range(BRANCHES)
         )
         self.se: nn.Module | None = Gate(chs) if gate else None
         self.pointconv = nn.Linear(chs, chs)
@@ -242,7 +254,7 @@ class LadderBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """(B, C, H, W) to (B, 2C, H/2, W/2): the four pixels of a cell, normed and projected. Odd sides are padded by one."""
+    """The pixels of each 2x2 cell, normed and projected: (B, C, H, W) to (B, 2C, H/2, W/2); odd sides are padded."""
 
     def __init__(self, chs: int) -> None:
         super().__init__()
@@ -347,10 +359,11 @@ class PSLT(StagedClassifier):
         gate: bool = True,
     ) -> None:
         super().__init__()
-        if embed_dim % 6 or any(8 * embed_dim * 2**i % (BRANCHES * heads) for i, heads in enumerate(num_heads)):
-            raise ValueError(
-                f"embed_dim is {embed_dim}, num_heads {tuple(num_heads)}; 6 divides the width, the heads 8/3 and 16/3 of it"
-            )
+        if embed_dim % 6:
+            raise ValueError(f"embed_dim is {embed_dim}; a multiple of 6 is needed")
+        branches = [8 * embed_dim * 2**i // BRANCHES for i in range(2)]
+        if any(width % heads for width, heads in zip(branches, num_heads, strict=True)):
+            raise ValueError(f"num_heads are {tuple(num_heads)}; they divide the branches' widths, {branches}")
         self.in_chans = in_chans
         self.conv_depths = tuple(conv_depths)
         self.stem = _stem(in_chans, embed_dim, strides[0])
@@ -370,8 +383,9 @@ class PSLT(StagedClassifier):
         for i, stride in enumerate((*strides[1:], 2)):
             reduction *= stride
             self.feature_info.append({"num_chs": widths[i + 1], "reduction": reduction, "module": f"stage{i}"})
+        self.total_stride = reduction
         self.num_features = self.head_hidden_size = widths[4]
-        self.norm = nn.LayerNorm(widths[4])
+        self.norm: nn.Module = nn.LayerNorm(widths[4])
         self.reset_classifier(num_classes)
         self.apply(_init)
 
@@ -397,7 +411,7 @@ class PSLT(StagedClassifier):
         )
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_chans, int(str(self.feature_info[-1]["reduction"])))
+        check_images(x, self.in_chans, self.total_stride)
         return self.stem(x)
 
     def forward_norm(self, x: Tensor) -> Tensor:
@@ -409,6 +423,13 @@ class PSLT(StagedClassifier):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         super().reset_classifier(num_classes, global_pool)
         _init(self.fc)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        if prune_norm:
+            self.norm = nn.Identity()
+        return super().prune_intermediate_layers(indices, prune_norm, prune_head)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
@@ -467,6 +488,6 @@ def pslt_large(pretrained: bool = False, **kwargs: Any) -> PSLT:
 
 def pslt_pico(pretrained: bool = False, **kwargs: Any) -> PSLT:
     """PSLT for pictures of 32 or 64 pixels, ours: base width 12, total stride 8, windows of 4x4."""
-    args = {"embed_dim": 12, "conv_depths": (2, 2), "depths": (2, 1), "num_heads": (2, 4), "num_classes": 10}
+    args = {"embed_dim": 12, "conv_depths": (1, 2), "depths": (2, 1), "num_heads": (2, 4), "num_classes": 10}
     args |= {"strides": (2, 1, 2, 1), "window": 4, "drop_path_rate": 0.0}
     return _build("pslt_pico", pretrained, **{**args, **kwargs})

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from zoo.data.images import Item, Source
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, IntegrityError, UsageError, ZooError
 from zoo.layers.binary import BinaryConv2d
-from zoo.layers.inference import optimize
+from zoo.layers.inference import compile_blocks, optimize
 from zoo.registry.card import Card
 from zoo.registry.names import resolve
 from zoo.tasks.decode import Decoded, decode, decoded
@@ -245,7 +245,7 @@ def _network(
     else:
         model = optimize(model).to(dtype)  # folded in float32
         running = "float: the network has no binary layers"
-    return cast(nn.Module, torch.compile(model)) if compile else model, running
+    return compile_blocks(model) if compile else model, running
 
 
 def _from_bits(card: Card, skeleton: nn.Module, state: dict[str, Tensor], engine: str) -> tuple[nn.Module, str] | None:
