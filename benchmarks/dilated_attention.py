@@ -37,7 +37,7 @@ LITERAL = "unfold"
 
 
 def take_turns(ways: dict[str, Run], rounds: int, calls: int) -> dict[str, list[float]]:
-    """Milliseconds a call, a round each. The first call of a turn is not counted: the others have emptied the caches."""
+    """Milliseconds a call, a round each. A turn opens with an uncounted call: the caches are not its own yet."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, run in ways.items():

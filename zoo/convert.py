@@ -189,7 +189,7 @@ def _shown(state: "Mapping[str, Tensor]", card: Card) -> dict[str, int]:
 
 def _another_size(state: "Mapping[str, Tensor]", model: "nn.Module") -> str:
     """What a file shows of the network's arguments, where the network built for it has others."""
-    shown_args: "Callable[[Mapping[str, Tensor]], dict[str, Any]]" = getattr(model, "shown_args", lambda state: {})
+    shown_args: Callable[[Mapping[str, Tensor]], dict[str, Any]] = getattr(model, "shown_args", lambda state: {})
     file, built = shown_args(state), shown_args(model.state_dict())
     unlike = [key for key in file if file[key] != built[key]]
     if not unlike:

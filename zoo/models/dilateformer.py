@@ -229,14 +229,14 @@ def _build(variant: str, pretrained: bool, **kwargs: Any) -> DilateFormer:
         variant,
         pretrained,
         pretrained_filter_fn=lambda state, model: dict(state),
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        feature_cfg={"out_indices": tuple(range(len(kwargs["depths"]))), "feature_cls": "getter"},
         **kwargs,
     )
 
 
 def dilateformer_t(pretrained: bool = False, **kwargs: Any) -> DilateFormer:
     """DilateFormer-Tiny."""
-    return _build("dilateformer_t", pretrained, **kwargs)
+    return _build("dilateformer_t", pretrained, **{"depths": (2, 2, 6, 2), **kwargs})
 
 
 def dilateformer_s(pretrained: bool = False, **kwargs: Any) -> DilateFormer:
