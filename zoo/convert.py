@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,7 @@ def convert(architecture: str, source: Path, out: Path, /, *, packed: bool = Fal
     if report.faults:
         raise IntegrityError(
             f"{source} does not fill {report.architecture}: {Faults(report.faults)}",
-            hint="check the architecture and its arguments (--set act_bits=32 ...); nothing was written",
+            hint=f"{_another_size(state, model)}check the architecture and its arguments; nothing was written",
         )
     layout = "float"
     if packed:
@@ -185,6 +185,17 @@ def _shown(state: "Mapping[str, Tensor]", card: Card) -> dict[str, int]:
     if stem is not None and stem.ndim == 4:
         shown["in_chans"] = stem.shape[1]
     return shown
+
+
+def _another_size(state: "Mapping[str, Tensor]", model: "nn.Module") -> str:
+    """What a file shows of the network's arguments, where the network built for it has others."""
+    shown_args: Callable[[Mapping[str, Tensor]], dict[str, Any]] = getattr(model, "shown_args", lambda state: {})
+    file, built = shown_args(state), shown_args(model.state_dict())
+    unlike = [key for key in file if file[key] != built[key]]
+    if not unlike:
+        return ""
+    settings = " ".join(f"--set {key}={str(file[key]).replace(' ', '')}" for key in unlike)
+    return f"the file shows {settings}, in place of {', '.join(f'{key}={built[key]}' for key in unlike)}; "
 
 
 def _read(source: Path) -> object:
