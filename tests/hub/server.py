@@ -76,9 +76,9 @@ class Fault:
     """Something that goes wrong with requests of one sort.
 
     Attributes:
-        kind: "status" refuses; "cut" breaks off after some bytes; "stall" breaks nothing and sends nothing more;
-            "drip" sends slowly; "short" and "long" promise another length than is sent; "lie" sends other bytes of
-            the same length; "headers" sends further headers, others, or (None) fewer.
+        kind: "status" refuses; "cut" breaks off after some bytes; "stall" sends nothing more; "drip" sends slowly;
+            "short" and "long" promise another length than is sent; "lie" sends other bytes of the same length;
+            "corrupt" stores other bytes than were committed; "headers" sends further ones, others, or (None) fewer.
         on: What the method and path have to match, such as "GET .*/storage/".
         times: Requests still to be hit.
         status: For "status", with `code` as X-Error-Code.
@@ -351,7 +351,7 @@ class Handler(BaseHTTPRequestHandler):
                 stored = self.hub.objects.get(value["oid"])
                 if stored is None or len(stored) != value["size"]:
                     return self.refuse(400, "")
-                files[value["path"]] = stored
+                files[value["path"]] = stored[::-1] if self.trouble and self.trouble.kind == "corrupt" else stored
             elif key == "deletedFile":
                 del files[value["path"]]
         oid = there.commit(files)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.hub.server import running
 from tests.hub.client import CONTENT, card_of
+from tests.hub.server import running
 from tests.registry.test_names import write_card
 
 REPOSITORIES = [f"zoo-models/{name}" for name in ("net.a", "old.a", "damaged.a", "foreign.a")] + ["others/net.a"]

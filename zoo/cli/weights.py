@@ -8,7 +8,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Debug, Json, Quiet
+from zoo.cli.options import Debug, Endpoint, Json, Quiet
 from zoo.errors import UsageError
 
 PANEL = "Weights"
@@ -25,6 +25,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only th
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models.", show_default=False)],
     revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.")] = None,
+    endpoint: Endpoint = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:

@@ -77,8 +77,8 @@ def transport_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises when a Hub does not do as asked."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # the HTTP client's own base class; which client that is differs between versions
-    return (HfHubHTTPError.__bases__[0], OSError, ValueError)
+    # the HTTP client's own base class, which differs between versions; a failed upload comes as a RuntimeError around it
+    return (HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError)
 
 
 def explain(error: Exception, repository: str, filename: str) -> tuple[str, str]:
