@@ -77,7 +77,8 @@ def transport_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises when a Hub does not do as asked."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # the HTTP client's own base class, which differs between versions; a failed upload comes as a RuntimeError around it
+    # the HTTP client's own base class; which client that is differs between versions. A failed upload comes wrapped
+    # in a RuntimeError
     return (HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError)
 
 
