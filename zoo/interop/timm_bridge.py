@@ -1,10 +1,14 @@
 """Our classifiers and backbones in timm: one entry point an architecture and one an alias, made from the cards."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.build import builder_of, create_model
+from zoo.build import builder_of, check_file, create_model
+from zoo.errors import IntegrityError
+from zoo.hub.fetch import FILE
+from zoo.hub.remote import fetch_file
 from zoo.registry.card import Card
 from zoo.registry.names import list_names, load_card, resolve
 from zoo.registry.timm_cfg import pretrained_cfg
@@ -54,6 +58,9 @@ def _entry_point(name: str, card: Card) -> "Callable[..., nn.Module]":
         overlay = pretrained_cfg_overlay or {}
         if isinstance(pretrained_cfg, dict) or is_dataclass(pretrained_cfg) or any(overlay.get(key) for key in SOURCES):
             # somebody's own weights, such as hf-hub: or local-dir:, are between timm and the builder
+            if pretrained and pretrained_cfg:
+                cfg = pretrained_cfg if isinstance(pretrained_cfg, dict) else asdict(pretrained_cfg)
+                _check_source(card, cfg, cache_dir, kwargs)
             return builder_of(card)(
                 pretrained=pretrained,
                 pretrained_cfg=pretrained_cfg,
@@ -68,6 +75,29 @@ def _entry_point(name: str, card: Card) -> "Callable[..., nn.Module]":
     entry.__name__ = entry.__qualname__ = name
     entry.__doc__ = card.summary
     return entry
+
+
+def _check_source(card: Card, cfg: Mapping[str, Any], cache_dir: str | None, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a repository or a folder whose file does not fill the network that its config.json asks for.
+
+    timm would take a pickle where there is no safetensors file, and memory for any number of classes.
+
+    Raises:
+        WeightsUnavailable: There is no safetensors file, or it cannot be fetched.
+        IntegrityError: It is broken, or of another network.
+    """
+    if cfg.get("source") == "local-dir":
+        path = Path(cfg["file"], FILE)
+    elif cfg.get("source") == "hf-hub":
+        repository, _, revision = cfg["hf_hub_id"].partition("@")
+        path = fetch_file(repository, FILE, revision=revision or None, cache_dir=cache_dir)
+    else:
+        return
+    args = check_file(path, card, kwargs)
+    said = {"num_classes": cfg.get("num_classes"), "in_chans": next(iter(cfg.get("input_size") or ()), None)}
+    for key, value in said.items():
+        if kwargs.get(key, value) == value and args.get(key, value) != value:  # else the caller wants another one
+            raise IntegrityError(f"{path} has {args[key]} {key}, its config.json says {value}", hint="get both again")
 
 
 def _checkpoint(name: str, tag: str | None) -> str:
