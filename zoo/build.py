@@ -223,7 +223,11 @@ def check_file(path: Path, card: Card, kwargs: Mapping[str, Any]) -> dict[str, A
     layout = contents.facts.get("format", "float")
     if layout not in ("float", FORMAT):
         raise IntegrityError(f"{path} has the format {layout!r}, which this version does not know", hint="update zoo")
-    own = {key: value for key, value in kwargs.items() if key not in (*FOR_TIMM, "num_classes", "in_chans")}
+    own = {
+        key: value
+        for key, value in kwargs.items()
+        if key not in (*FOR_TIMM, "num_classes", "in_chans") and not key.startswith("pretrained_")
+    }
     most = 2 * len(contents.shapes) + 100  # a builder may make a head twice, of which one stays
     try:
         model = skeleton(card, card.builder_args | args, parameters=most)
