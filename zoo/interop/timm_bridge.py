@@ -95,6 +95,7 @@ def _check_source(card: Card, cfg: Mapping[str, Any], cache_dir: str | None, kwa
         return
     args = check_file(path, card, kwargs)
     said = {"num_classes": cfg.get("num_classes"), "in_chans": next(iter(cfg.get("input_size") or ()), None)}
+    said |= {key: value for key, value in (kwargs.get("pretrained_model_args") or {}).items() if key in said}
     for key, value in said.items():
         if kwargs.get(key, value) == value and args.get(key, value) != value:  # else the caller wants another one
             raise IntegrityError(f"{path} has {args[key]} {key}, its config.json says {value}", hint="get both again")
