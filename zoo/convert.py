@@ -289,7 +289,7 @@ def _probe(card: Card, report: Report) -> "tuple[dict[str, Any], Tensor]":
     """A random image that anybody can draw again: how, and the image."""
     import torch
 
-    shape = [2, report.builder_args.get("in_chans", card.input.size[0]), *card.input.size[1:]]
+    shape = [1, report.builder_args.get("in_chans", card.input.size[0]), *card.input.size[1:]]
     drawn = f"torch.randn({shape}, generator=torch.Generator().manual_seed(0))"
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return {"by": "the authors' tensors in this network", "input": drawn}, image

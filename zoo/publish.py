@@ -99,6 +99,9 @@ def _unfit(card: Card) -> Iterator[str]:
         measured = math.isfinite(figure.value) and (figure.command or "").startswith("zoo ") and _is_day(figure.date)
         if not measured:
             yield f"{figure.metric} on {figure.dataset} was not measured (a number, a zoo command and a past day)"
+    for picture in pictures(card):
+        if not card_path(card.name).with_name(picture).is_file():
+            yield f"its picture {picture} is not beside it"
 
 
 def _is_day(text: str | None) -> bool:
@@ -118,12 +121,14 @@ def _check_file(card: Card, path: Path) -> None:
     made = {"recipe", "environment"} <= set(facts) or {"source", "source_sha256"} <= set(facts)
     if not made:
         raise IntegrityError(f"{path} does not say what made it", hint="zoo train and zoo convert write that down")
-    args = card.builder_args | facts.get("builder_args", {})
-    said = {"architecture": facts.get("architecture"), "format": facts.get("format"), "builder_args": args}
-    wanted = {"architecture": card.architecture, "format": card.weights.format, "builder_args": card.builder_args}
+    args = {"in_chans": card.input.size[0], **card.builder_args}  # the channels may be left out in either
+    wanted = {"architecture": card.architecture, "format": card.weights.format, "builder_args": args}
+    said = {**facts, "builder_args": args | facts.get("builder_args", {})}
     for key, value in wanted.items():
-        if said[key] != value:
-            raise IntegrityError(f"{path} has the {key} {said[key]!r}, its card says {value!r}", hint="mend the card")
+        if said.get(key) != value:
+            raise IntegrityError(
+                f"{path} has the {key} {said.get(key)!r}, its card says {value!r}", hint="mend the card"
+            )
 
 
 def _fill(card: Card, folder: Path, source: Path, repository: str, key: Path | None) -> Folder:

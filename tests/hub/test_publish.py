@@ -2,11 +2,11 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 import yaml
@@ -14,11 +14,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import zoo as zoo_package
+from tests.goldens import Golden
 from tests.hub.client import FILE, environment_for, zoo
 from tests.hub.server import running, sha256
 from zoo import settings
 from zoo.cli.app import commands
+from zoo.convert import convert
 from zoo.errors import CardError, IntegrityError, UsageError, ZooError
+from zoo.hub.checkpoint import read_contents
 from zoo.hub.readme import readme
 from zoo.publish import build_folder
 from zoo.registry import names
@@ -145,7 +148,7 @@ def edited(tmp_path, monkeypatch):
     cards = tmp_path / "cards"
 
     def edit(*changes):
-        cards.mkdir()
+        shutil.copytree(settings.card_folder(), cards)
         for name in names.list_names():
             text = (settings.card_folder() / f"{name}.md").read_text()
             if name == NAME:
@@ -171,6 +174,7 @@ def edited(tmp_path, monkeypatch):
         ("command: zoo eval", "command: guess", "not measured"),
         ("by: zoo\n    command", "by: paper\n    command", "nothing of it was measured"),
         ("weights: {.*}", "weights: {status: unpublished}", "names no file"),
+        (r"c10\.confusion\.png", "c10.absent.png", "absent.png is not beside it"),
     ],
 )
 def test_a_card_that_is_not_fit(edited, tmp_path, old, new, said):
@@ -223,6 +227,30 @@ def test_a_file_whose_metadata_contradict_the_card(edited, tmp_path, change, sai
     with pytest.raises(IntegrityError, match=said):
         build_folder(NAME, tmp_path / "folder", checkpoint_path=other)
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_converted_file_is_fit_and_brings_its_source_along(edited, tmp_path):
+    golden = Golden("reste_resnet20_cifar")
+    save_file(golden.authors_state(), tmp_path / "authors.safetensors")
+    file = tmp_path / "converted.safetensors"
+    report = convert("reste_resnet20_cifar", tmp_path / "authors.safetensors", file)
+    weights = f"weights: {{status: published, bytes: {file.stat().st_size}, sha256: {sha256(file.read_bytes())}}}"
+    edited(("weights: {.*}", weights))
+    folder = build_folder(NAME, tmp_path / "folder", checkpoint_path=file)
+    facts = read_contents(folder.path / FILE).facts
+    assert facts["source_sha256"] == report.source_sha256
+    assert facts["parity"]["largest_difference"] <= facts["parity"]["allowed"]
+
+
+def test_what_timm_has_no_place_for(edited, tmp_path):
+    edited(("task: classify", "task: reid"))
+    folder = build_folder(NAME, tmp_path / "folder", checkpoint_path=BUNDLED)
+    config = json.loads((folder.path / "config.json").read_text())
+    assert config["task"] == "reid"
+    assert config["architecture"] == "reste_resnet20_cifar"
+    facts = yaml.safe_load((folder.path / "README.md").read_text().split("---\n")[1])
+    assert facts["library_name"] == "zoo"
+    assert "timm" not in facts["tags"]
 
 
 # upload and read back
@@ -443,13 +471,6 @@ def test_mirrors_that_make_no_sense(hub, environment, tmp_path):
     nothing = zoo(environment, "mirror", tmp_path / "m")
     assert nothing.returncode == 0
     assert "nothing to copy" in nothing.stderr
-
-
-def test_a_card_of_what_timm_has_no_place_for():
-    card = msgspec.structs.replace(zoo_package.card(NAME), task="reid")
-    facts = yaml.safe_load(readme(card, REPOSITORY).split("---\n")[1])
-    assert facts["library_name"] == "zoo"
-    assert "timm" not in facts["tags"]
 
 
 def test_the_packed_file_runs_from_a_folder_in_timm(folder):
