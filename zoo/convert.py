@@ -15,6 +15,7 @@ from zoo.hub.checkpoint import facts_for, read_contents, write_whole
 from zoo.hub.fetch import sha256_of
 from zoo.registry.card import Card
 from zoo.registry.names import resolve
+from zoo.registry.timm_cfg import IN_TIMM
 from zoo.unpickle import read_pickle, unwrap
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _parity(
     """
     import torch
 
-    if check is None and card.task not in ("classify", "embed"):  # what else networks take is not known here
+    if check is None and card.task not in IN_TIMM:  # what else networks take is not known here
         return None
     if check:
         stated, image, expected = _stated(check)

@@ -16,9 +16,10 @@ from zoo.errors import CardError, IntegrityError, UsageError
 from zoo.hub.checkpoint import read_contents
 from zoo.hub.fetch import FILE, mismatch, sha256_of, weights_path
 from zoo.hub.push import SIGNATURE, Pushed, push
-from zoo.hub.readme import IN_TIMM, pictures, readme
+from zoo.hub.readme import pictures, readme
 from zoo.registry.card import Card
 from zoo.registry.names import card_path, resolve
+from zoo.registry.timm_cfg import IN_TIMM
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from zoo.registry.card import Card, Figure
+from zoo.registry.timm_cfg import IN_TIMM
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -18,7 +19,6 @@ PIPELINES = {  # our tasks in the Hub's words
     "ground": "object-detection",
     "filter": "image-to-image",
 }
-IN_TIMM = ("classify", "embed")
 METRICS = {"top1": ("accuracy", "Top-1 accuracy"), "top5": ("accuracy", "Top-5 accuracy")}
 
 

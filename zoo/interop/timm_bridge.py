@@ -11,7 +11,7 @@ from zoo.hub.fetch import FILE
 from zoo.hub.remote import fetch_file
 from zoo.registry.card import Card
 from zoo.registry.names import list_names, load_card, resolve
-from zoo.registry.timm_cfg import pretrained_cfg
+from zoo.registry.timm_cfg import IN_TIMM, pretrained_cfg
 
 if TYPE_CHECKING:
     from timm.models import DefaultCfg
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-TASKS = ("classify", "embed")  # what timm calls a model: an image in, logits or features out
 SOURCES = ("file", "url", "hf_hub_id", "state_dict")
 
 default_cfgs: "dict[str, DefaultCfg]" = {}  # timm looks for this name in the module of a registered function
@@ -29,7 +28,7 @@ def register() -> None:
     """Hand every architecture to timm. Names that timm has already stay as they are."""
     from timm.models import PretrainedCfg, generate_default_cfgs, is_model, register_model
 
-    cards = [card for card in map(load_card, list_names()) if card.task in TASKS]
+    cards = [card for card in map(load_card, list_names()) if card.task in IN_TIMM]
     names = {name: card for card in cards for name in _names_in_timm(card) if not is_model(name)}
     tagged: dict[str, dict[str, Any] | PretrainedCfg] = {
         f"{name}.{card.tag}{'*' if card.default else ''}": pretrained_cfg(card)  # timm takes the star for the default
