@@ -212,7 +212,9 @@ class Hostile:
         return (open, (str(self.path), "w"))
 
 
-@pytest.mark.parametrize("how", ["torch", pytest.param("old torch", marks=pytest.mark.slow), "pickle"])
+@pytest.mark.parametrize(
+    "how", ["torch", *(pytest.param(how, marks=pytest.mark.slow) for how in ("old torch", "pickle"))]
+)
 def test_a_hostile_pickle_runs_nothing(tmp_path, how):
     trace = tmp_path / "trace"
     content = CASE.authors_state() | {"payload": Hostile(trace)}
@@ -264,12 +266,15 @@ def test_what_holds_no_weights(content, said):
         unwrap(content)
 
 
-@pytest.mark.parametrize("content", [torch.ones(3), {"epoch": 1}], ids=["tensor", "no tensors"])
+@pytest.mark.parametrize(
+    "content", [pytest.param(torch.ones(3), marks=pytest.mark.slow), {"epoch": 1}], ids=["tensor", "no tensors"]
+)
 def test_pickles_without_weights(tmp_path, content):
     with pytest.raises(IntegrityError, match=r"a\.pth holds no"):
         survey("reste_resnet20_cifar", save(tmp_path / "a.pth", content))
 
 
+@pytest.mark.slow
 def test_numpy_scalars_are_no_reason_to_run_code(tmp_path):
     source = save(tmp_path / "a.pth", CASE.authors_state() | {"best": np.random.default_rng(0)})
     with pytest.raises(IntegrityError, match="plain weights"):
