@@ -304,7 +304,7 @@ def test_a_cache_that_cannot_be_written(hub, environment, tmp_path):
     else:
         (tmp_path / "hf").mkdir()
         (tmp_path / "hf").chmod(stat.S_IRUSR | stat.S_IXUSR)
-    refused(fetch(environment), "WeightsUnavailable", 3)
+    refused(fetch(environment), "WeightsUnavailable", 3, "cache cannot be written")
 
 
 # without the hub

@@ -107,8 +107,8 @@ def explain(error: Exception, repository: str, filename: str) -> tuple[str, str]
             return "what answers there is no Hub", "check HF_ENDPOINT"
         case OSError() if "Consistency check" in str(cause):
             return "another length arrived than the Hub had named", ONLINE
-        case OSError() if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            return f"the cache cannot be written ({cause.strerror})", "make room, or set HF_HOME to another folder"
+        case OSError() if cause.filename or cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            return f"the cache cannot be written ({cause.strerror})", "make room, or choose another folder (HF_HOME)"
         case _:
             return f"the Hub cannot be reached ({type(cause).__name__})", ONLINE
 
