@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -248,6 +249,7 @@ def test_a_number_that_is_said_to_be_many_is_refused(tmp_path):
         survey("reste_resnet20_cifar", save(tmp_path / "a.pth", state))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of computing time there; it takes five minutes")
 def test_a_pickle_that_takes_long_is_stopped(tmp_path):
     """Tuples that hold the one before twice, as a key: a few bytes, and endless to take the hash of."""
     source = tmp_path / "a.pth"

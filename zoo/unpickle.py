@@ -26,6 +26,7 @@ TIMES = 4  # memory and tensors, in units of the file's size
 SPARE = 64_000_000  # bytes besides, for the interpreter
 SECONDS = 60  # of computing, and one more for every SPEED bytes
 SPEED = 20_000_000
+PATIENCE = 300  # seconds on the clock, besides
 PLAIN = "only tensors and plain containers are read; save it again as torch.save(model.state_dict(), FILE)"
 
 
@@ -78,11 +79,12 @@ def _run(source: Path, target: Path, seconds: int) -> dict[str, Any]:
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-P", "-m", "zoo.unpickle", str(source.absolute()), str(target), str(seconds)]
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    # the child counts its own computing time; on a busy machine it waits for much longer, and first for torch
+    patience = PATIENCE + 20 * seconds
     try:
-        # the child counts its own computing time; a busy machine may let it wait for much longer
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=20 * seconds, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=patience, check=False)
     except subprocess.TimeoutExpired:
-        return {"reason": f"it took longer than {20 * seconds} seconds"}
+        return {"reason": f"it took longer than {patience} seconds"}
     try:
         return json.loads(done.stdout)
     except ValueError:
