@@ -204,6 +204,9 @@ def test_arguments_that_change_the_network_are_compared_too(tmp_path):
         {"act_bits": 3},
         [],
         {"depths": {}},
+        {"depths": [10**9, 3, 3]},
+        {"widths": [10**18, 32, 64]},
+        {"num_classes": 10**12},
     ],
     ids=str,
 )

@@ -15,7 +15,16 @@ from zoo.registry.timm_cfg import pretrained_cfg
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Faults", "builder_of", "compare", "create_model", "packed_parts", "pretrained_cfg", "skeleton"]
+__all__ = [
+    "Faults",
+    "builder_of",
+    "check_file",
+    "compare",
+    "create_model",
+    "packed_parts",
+    "pretrained_cfg",
+    "skeleton",
+]
 
 FOR_TIMM = ("features_only", "out_indices", "feature_cls", "pretrained_strict")  # wrapping and loading, not building
 AGAIN = "convert or fetch the file again"
@@ -56,7 +65,7 @@ def create_model(
     if path is None and pretrained and card.weights.status != "none":
         path = weights_path(card, cache_dir=cache_dir)
     if path is not None:
-        args = args | _check(path, card, kwargs)
+        args = args | check_file(path, card, kwargs)
         cfg |= {"file": str(path), "num_classes": args.get("num_classes", 0)}
         cfg["input_size"] = (args.get("in_chans", card.input.size[0]), *card.input.size[1:])
     args = args | kwargs
@@ -112,10 +121,28 @@ def builder_of(card: Card) -> "Callable[..., nn.Module]":
         ) from error
 
 
-def skeleton(card: Card, args: Mapping[str, Any]) -> "nn.Module":
-    """The network on torch's meta device: names and shapes without memory or random numbers."""
+def skeleton(card: Card, args: Mapping[str, Any], *, parameters: int | None = None) -> "nn.Module":
+    """The network on torch's meta device: names and shapes without memory or random numbers.
+
+    Args:
+        card: Its card.
+        args: What to call the builder with.
+        parameters: Refuse to make more than this many, for arguments that nobody vouches for.
+
+    Raises:
+        ValueError: There would be more.
+    """
     import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
     from torch.overrides import TorchFunctionMode
+
+    made = 0
+
+    def count(*_: object) -> None:
+        nonlocal made
+        made += 1
+        if parameters is not None and made > parameters:
+            raise ValueError(f"its arguments ask for more than {parameters} tensors")
 
     class WithoutNumbers(TorchFunctionMode):
         """Leaves initial values out: on the meta device, drawing them would import torch's compiler, for a second."""
@@ -123,8 +150,12 @@ def skeleton(card: Card, args: Mapping[str, Any]) -> "nn.Module":
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
 
-    with torch.device("meta"), WithoutNumbers():
-        return builder_of(card)(pretrained=False, pretrained_cfg=pretrained_cfg(card), **args)
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"), WithoutNumbers():
+            return builder_of(card)(pretrained=False, pretrained_cfg=pretrained_cfg(card), **args)
+    finally:
+        hook.remove()
 
 
 class Faults(dict[str, list[str]]):
@@ -164,11 +195,21 @@ def compare(state: "Mapping[str, Tensor]", model: "nn.Module") -> Faults:
     return Faults({kind: keys for kind, keys in found.items() if keys})
 
 
-def _check(path: Path, card: Card, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def check_file(path: Path, card: Card, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments that a file was made with, once it is known to fill their network.
 
     The file is read twice, here and by timm; both times mapped, not copied. timm alone would load a part of it silently
     whenever the head is fresh.
+
+    Args:
+        path: The file; it is not trusted.
+        card: Of the network.
+        kwargs: What it is to be built with besides.
+
+    Raises:
+        WeightsUnavailable: There is no such file.
+        InputError: It cannot be opened.
+        IntegrityError: It is broken, or not of this network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -182,14 +223,19 @@ def _check(path: Path, card: Card, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     layout = contents.facts.get("format", "float")
     if layout not in ("float", FORMAT):
         raise IntegrityError(f"{path} has the format {layout!r}, which this version does not know", hint="update zoo")
-    own = {key: value for key, value in kwargs.items() if key not in (*FOR_TIMM, "num_classes", "in_chans")}
+    own = {
+        key: value
+        for key, value in kwargs.items()
+        if key not in (*FOR_TIMM, "num_classes", "in_chans") and not key.startswith("pretrained_")
+    }
+    most = 2 * len(contents.shapes) + 100  # a builder may make a head twice, of which one stays
     try:
-        model = skeleton(card, card.builder_args | args)
+        model = skeleton(card, card.builder_args | args, parameters=most)
         state = unpack(load_file(path), model)
-    except (TypeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+    except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise IntegrityError(f"{path} does not fit {card.architecture}: {reason}", hint=AGAIN) from error
-    faults = compare(state, skeleton(card, card.builder_args | args | own) if own else model)
+    faults = compare(state, skeleton(card, card.builder_args | args | own, parameters=most) if own else model)
     if faults:
         raise IntegrityError(f"{path} does not fit {card.architecture}: {faults}", hint=AGAIN)
     return args

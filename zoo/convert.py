@@ -1,19 +1,22 @@
 """Authors' checkpoints to ours: keys renamed, completeness proven, written as safetensors."""
 
-import argparse
 import os
 import re
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.build import Faults, compare, skeleton
+from zoo.build import Faults, builder_of, compare, create_model, pretrained_cfg, skeleton
 from zoo.errors import InputError, IntegrityError, UsageError
-from zoo.hub.checkpoint import facts_for, write_whole
+from zoo.hub.checkpoint import facts_for, read_contents, write_whole
 from zoo.hub.fetch import sha256_of
 from zoo.registry.card import Card
 from zoo.registry.names import resolve
+from zoo.registry.timm_cfg import IN_TIMM
+from zoo.unpickle import read_pickle, unwrap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Keys", "Report", "convert", "rename", "survey"]
 
 Keys = Iterable[tuple[str, str | None]]  # authors' pattern -> our text, applied in this order; None drops the key
-WRAPPERS = ("state_dict", "model")  # where training scripts put the weights, the surer one first
+TOLERANCE = 1e-4  # of the largest output: float32 sums in another order, and a packed scale that is rounded once more
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Report:
         kept: Key, shape.
         dropped: Key, and its shape or what it was.
         faults: What keeps the file from filling the network: kind to keys. Empty when it was, or could be, converted.
+        parity: Which outputs the written file was seen to give, and how nearly; none where nothing was compared.
     """
 
     architecture: str
@@ -47,6 +51,7 @@ class Report:
     kept: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    parity: dict[str, Any] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -62,24 +67,35 @@ class Report:
         return f"{self.source} as {self.architecture}: {counts}; {Faults(self.faults) if self.faults else 'complete'}"
 
 
-def convert(architecture: str, source: Path, out: Path, /, *, packed: bool = False, **builder_args: Any) -> Report:
-    """Write the authors' checkpoint as ours; nothing is written unless it fills the network completely.
+def convert(
+    architecture: str,
+    source: Path,
+    out: Path,
+    /,
+    *,
+    packed: bool = False,
+    check: Path | None = None,
+    **builder_args: Any,
+) -> Report:
+    """Write the authors' checkpoint as ours; nothing is written unless it fills the network and gives its outputs.
+
+    The outputs are those in `check`, from the authors' code. Without it, they are those of the network filled with the
+    authors' tensors, for a stated random image: that proves the file and its packing, not the architecture.
 
     Args:
         architecture: Name of the network, or of one of its checkpoints, whose builder arguments then apply.
-        source: Authors' pickle (read without running code) or safetensors file.
+        source: Authors' pickle (read without running code, in a process with limits) or safetensors file.
         out: File to write, `.safetensors`.
         packed: Store binary weights as bits; everything else stays as it is.
+        check: NumPy `.npz` with `input` and the authors' `output` for it.
         **builder_args: What the tensors do not show, such as `act_bits=32`; class count and channels they do.
 
     Raises:
         UnknownName: No such architecture.
         UsageError: Arguments that the builder does not take, or `packed` for a network without binary layers.
-        InputError: The source cannot be read, or `out` cannot be written.
-        IntegrityError: The source holds no weights, or not all of this network.
+        InputError: The source or `check` cannot be read, or `out` cannot be written.
+        IntegrityError: The source holds no weights, or not all of this network, or gives other outputs.
     """
-    from safetensors.torch import save
-
     if out.suffix != ".safetensors":
         raise UsageError(f"{out} is not called .safetensors", hint=f"--out {out.with_suffix('.safetensors')}")
     state, model, report = _match(architecture, source, builder_args)
@@ -88,12 +104,9 @@ def convert(architecture: str, source: Path, out: Path, /, *, packed: bool = Fal
             f"{source} does not fill {report.architecture}: {Faults(report.faults)}",
             hint=f"{_another_size(state, model)}check the architecture and its arguments; nothing was written",
         )
-    layout = "float"
-    if packed:
-        state, layout = _pack(state, model, source)
-    made_by = {"source": report.source, "source_sha256": report.source_sha256}
-    metadata = facts_for(report.architecture, report.builder_args, layout, **made_by)
-    write_whole(out, save({key: value.contiguous().clone() for key, value in state.items()}, metadata))
+    stored, layout = _pack(state, model, source) if packed else (state, "float")
+    report = replace(report, parity=_parity(resolve(architecture), report, state, stored, layout, check))
+    write_whole(out, _file(report, stored, layout))
     return report
 
 
@@ -136,16 +149,8 @@ def _match(
     architecture: str, source: Path, builder_args: Mapping[str, Any]
 ) -> "tuple[dict[str, Tensor], nn.Module, Report]":
     """The renamed state, the network it is for, and the report."""
-    import torch
-
     card = resolve(architecture)
-    theirs = _unwrap(_read(source), source)
-    tensors = {key: value for key, value in theirs.items() if isinstance(value, torch.Tensor)}
-    dropped = [(key, type(value).__name__) for key, value in theirs.items() if key not in tensors]
-    if not tensors:
-        raise IntegrityError(
-            f"{source} holds no tensors by name", hint="give the authors' checkpoint, not an optimizer or a log"
-        )
+    tensors, dropped = _read(source)
     keys = tuple(getattr(_skeleton(card, builder_args), "authors_keys", ()))
     try:
         state = rename(tensors, keys)
@@ -198,44 +203,108 @@ def _another_size(state: "Mapping[str, Tensor]", model: "nn.Module") -> str:
     return f"the file shows {settings}, in place of {', '.join(f'{key}={built[key]}' for key in unlike)}; "
 
 
-def _read(source: Path) -> object:
-    """What is in a file, without running code from it.
+def _read(source: Path) -> "tuple[dict[str, Tensor], list[tuple[str, str]]]":
+    """The tensors in a file by name, and what else is among them.
 
     Raises:
         InputError: It cannot be opened.
         IntegrityError: It is neither a pickle of plain weights nor a safetensors file.
     """
-    import torch
     from safetensors.torch import load_file
 
     if not source.is_file() or not os.access(source, os.R_OK):
         raise InputError(f"{source} is no file that can be read", hint="check the path")
+    if source.suffix != ".safetensors":
+        return read_pickle(source)
+    read_contents(source)
     try:
-        if source.suffix == ".safetensors":
-            return load_file(source)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # a script's options, saved beside the weights
-            return torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile pickle raises whatever its bytes lead to
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        return unwrap(load_file(source)), []
+    except ValueError as error:
+        raise IntegrityError(f"{source} holds {error}", hint="give a file with a state_dict") from None
+
+
+def _file(report: Report, state: "Mapping[str, Tensor]", layout: str) -> bytes:
+    """The safetensors file: tensors, and in its metadata what made it."""
+    from safetensors.torch import save
+
+    made_by: dict[str, Any] = {"source": report.source, "source_sha256": report.source_sha256}
+    if report.parity:
+        made_by["parity"] = report.parity
+    metadata = facts_for(report.architecture, report.builder_args, layout, **made_by)
+    return save({key: value.contiguous().clone() for key, value in state.items()}, metadata)
+
+
+def _parity(
+    card: Card,
+    report: Report,
+    state: "Mapping[str, Tensor]",
+    stored: "Mapping[str, Tensor]",
+    layout: str,
+    check: Path | None,
+) -> dict[str, Any] | None:
+    """How nearly the file to be written gives the outputs it should.
+
+    Raises:
+        InputError: `check` does not hold an input and an output that the network can take and give.
+        IntegrityError: It gives others.
+    """
+    import torch
+
+    if check is None and card.task not in IN_TIMM:  # what else networks take is not known here
+        return None
+    if check:
+        stated, image, expected = _stated(check)
+    else:
+        stated, image = _probe(card, report)
+        reference = builder_of(card)(pretrained=False, pretrained_cfg=pretrained_cfg(card), **report.builder_args)
+        reference.load_state_dict(dict(state))
+        with torch.inference_mode():
+            expected = reference.eval()(image)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "converted.safetensors")
+        path.write_bytes(_file(report, stored, layout))
+        model = create_model(card.name, checkpoint_path=path).eval()
+        try:
+            with torch.inference_mode():
+                got = model(image)
+            difference = float((got - expected).abs().max())
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"{check}: {reason}", hint=f"give input and output of {card.architecture}") from error
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    if not difference <= allowed:
         raise IntegrityError(
-            f"{source} cannot be read as plain weights: {reason}",
-            hint="only tensors and plain containers are read; save it again as torch.save(model.state_dict(), FILE)",
-        ) from error
+            f"{report.source} as {card.architecture} gives outputs that differ by {difference:.2g} from {stated['by']}",
+            hint="check the architecture and its arguments (--set act_bits=32 ...); nothing was written",
+        )
+    first = [round(value, 6) for value in expected.flatten()[:5].tolist()]
+    return {**stated, "first_outputs": first, "largest_difference": difference, "allowed": allowed}
 
 
-def _unwrap(content: object, source: Path) -> dict[str, Any]:
-    """The weights inside what training scripts save around them."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
-        raise IntegrityError(f"{source} holds no weights by name", hint="give a file with a state_dict")
-    names = {key: key for key in content}
-    while all(name.startswith("module.") for name in names.values()):  # what DataParallel adds, once a wrapping
-        names = {key: name.removeprefix("module.") for key, name in names.items()}
-    return {names[key]: value for key, value in content.items()}
+def _stated(check: Path) -> "tuple[dict[str, Any], Tensor, Tensor]":
+    """The authors' outputs: what they are, input, output."""
+    import numpy as np
+    import torch
+
+    try:
+        with np.load(check) as arrays:
+            image, output = (torch.from_numpy(arrays[key]) for key in ("input", "output"))
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{check} holds no input and output: {' '.join(str(error).split())[:120]}",
+            hint="numpy.savez(FILE, input=x, output=model(x)) with the authors' model",
+        ) from None
+    return {"by": check.name, "sha256": sha256_of(check)}, image, output
+
+
+def _probe(card: Card, report: Report) -> "tuple[dict[str, Any], Tensor]":
+    """A random image that anybody can draw again: how, and the image."""
+    import torch
+
+    shape = [1, report.builder_args.get("in_chans", card.input.size[0]), *card.input.size[1:]]
+    drawn = f"torch.randn({shape}, generator=torch.Generator().manual_seed(0))"
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return {"by": "the authors' tensors in this network", "input": drawn}, image
 
 
 def _pack(state: "dict[str, Tensor]", model: "nn.Module", source: Path) -> "tuple[dict[str, Tensor], str]":

@@ -4,13 +4,23 @@ ZooError                1   an input could not be used
 ├── UsageError          2   the call is wrong
 │   ├── UnknownName         no such model, label list, recipe
 │   └── CardError           a card does not parse or contradicts itself
+├── HubError            1   a Hub did not take what was to be published
 ├── WeightsUnavailable  3   the checkpoint is known, its file is nowhere to be had
 └── IntegrityError      4   a file is not what its card or its format says
 
 `InputError` is the plain 1: one bad picture, one bad row. Programmer errors stay `ValueError` and `TypeError`.
 """
 
-__all__ = ["CardError", "InputError", "IntegrityError", "UnknownName", "UsageError", "WeightsUnavailable", "ZooError"]
+__all__ = [
+    "CardError",
+    "HubError",
+    "InputError",
+    "IntegrityError",
+    "UnknownName",
+    "UsageError",
+    "WeightsUnavailable",
+    "ZooError",
+]
 
 
 class ZooError(Exception):
@@ -38,6 +48,10 @@ def _rebuild(kind: type[ZooError], message: str, hint: str | None) -> ZooError:
 
 class InputError(ZooError):
     """One input that cannot be used."""
+
+
+class HubError(ZooError):
+    """A Hub did not take what was to be published."""
 
 
 class UsageError(ZooError):

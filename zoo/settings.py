@@ -4,13 +4,27 @@ huggingface_hub reads its own: HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOIN
 """
 
 import os
+import re
 from pathlib import Path
 
 from zoo.errors import UsageError
 
-__all__ = ["bundled_weights", "card_folder", "data_root", "engine", "hub_offline", "hub_org", "max_pixels"]
+__all__ = [
+    "PUBLIC_HUB",
+    "bundled_weights",
+    "card_folder",
+    "data_root",
+    "engine",
+    "hub_endpoint",
+    "hub_offline",
+    "hub_org",
+    "max_pixels",
+    "mirror_token",
+    "set_hub_endpoint",
+]
 
 PACKAGE = Path(__file__).parent
+PUBLIC_HUB = "https://huggingface.co"
 
 
 def hub_org() -> str:
@@ -21,6 +35,33 @@ def hub_org() -> str:
 def hub_offline() -> bool:
     """Whether the network is off limits (HF_HUB_OFFLINE)."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def hub_endpoint() -> str:
+    """Address of the Hub (HF_ENDPOINT), without a slash at its end.
+
+    Raises:
+        UsageError: It is no address.
+    """
+    value = os.environ.get("HF_ENDPOINT") or PUBLIC_HUB
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+        raise UsageError(f"the Hub's address is {value!r}", hint="HF_ENDPOINT or --endpoint: https://hub.example.org")
+    return value.rstrip("/")
+
+
+def set_hub_endpoint(address: str) -> None:
+    """Another Hub for the rest of this process, and for huggingface_hub if it was not imported yet.
+
+    Raises:
+        UsageError: It is no address.
+    """
+    os.environ["HF_ENDPOINT"] = address
+    os.environ["HF_ENDPOINT"] = hub_endpoint()
+
+
+def mirror_token() -> str | None:
+    """What a mirror wants to see before it is written to (ZOO_MIRROR_TOKEN); HF_TOKEN is never sent there."""
+    return os.environ.get("ZOO_MIRROR_TOKEN") or None
 
 
 def data_root() -> Path:

@@ -22,7 +22,7 @@ from zoo.registry.names import list_names
 
 ARCH = "reste_resnet20_cifar"
 COMMANDS = ["list", "info", "predict", "embed", "pull", "convert", "cache"]
-COMMANDS += ["train", "eval", "verify", "export", "doctor"]
+COMMANDS += ["train", "eval", "verify", "export", "doctor", "publish", "mirror"]
 
 
 @pytest.fixture(scope="module")

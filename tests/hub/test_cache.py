@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from tests.hub.client import CONTENT, card_of
 from tests.hub.server import running
-from tests.hub.test_fetch import CONTENT, card_of
 from tests.registry.test_names import write_card
 
 REPOSITORIES = [f"zoo-models/{name}" for name in ("net.a", "old.a", "damaged.a", "foreign.a")] + ["others/net.a"]
@@ -51,7 +51,7 @@ def cards(tmp_path):
 def test_list_verify_prune(cards):
     with running() as hub:
         for repository in REPOSITORIES:
-            hub.files[f"{repository}/model.safetensors"] = CONTENT
+            hub.put(repository, {"model.safetensors": CONTENT})
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ZOO_"))}
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(cards / "hf"), "HF_HUB_DISABLE_XET": "1"}
         program = PROGRAM.format(cards=str(cards / "cards"), bundled=str(cards / "bundled"), repositories=REPOSITORIES)

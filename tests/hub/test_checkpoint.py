@@ -1,6 +1,7 @@
 """Headers of safetensors files: what is read, and what broken ones are called."""
 
 import json
+import tracemalloc
 
 import pytest
 import torch
@@ -94,6 +95,18 @@ def test_no_cut_goes_unnoticed(tmp_path_factory, length):
     path.write_bytes(GOOD[:length])
     with pytest.raises(IntegrityError):
         read_contents(path)
+
+
+def test_a_header_far_larger_than_what_it_describes_is_not_decoded(tmp_path):
+    """Decoded JSON is some 25 times as large: a header of 8 MB in a file of 8 MB would take 200."""
+    path = tmp_path / "headed.safetensors"
+    path.write_bytes(header(b'{"a":[' + b"[]," * 2_700_000 + b"0]}"))
+    tracemalloc.start()
+    with pytest.raises(IntegrityError, match="a header of"):
+        read_contents(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_no_file(tmp_path):

@@ -1,5 +1,6 @@
 """timm and torch.hub see our names, whichever package comes first. Processes of their own: imports happen once."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,50 @@ class TestInOneProcess:
         with torch.no_grad():
             torch.testing.assert_close(model(image), made(image), rtol=0, atol=0)
         assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=2).num_classes == 2
+
+    @pytest.mark.parametrize(
+        ("change", "error", "said"),
+        [
+            (lambda folder: edit(folder, model_args={"num_classes": 10**12}), "IntegrityError", "4 num_classes"),
+            (lambda folder: edit(folder, num_classes=10**12, model_args={}), "IntegrityError", "4 num_classes"),
+            (lambda folder: edit(folder, model_args={"depths": [10**9, 3, 3]}), "ValueError", "more than"),
+            (lambda folder: edit(folder, architecture="reste_vggsmall_cifar"), "IntegrityError", "does not fit"),
+            (lambda folder: cut(folder), "IntegrityError", "its header promises"),
+            (lambda folder: pickled(folder), "WeightsUnavailable", "there is no file"),
+        ],
+        ids=["classes", "classes alone", "depths", "another network", "cut", "a pickle"],
+    )
+    def test_a_folder_that_is_not_what_it_says(self, tmp_path, change, error, said):
+        """Refused before memory is taken; no pickle is read, though timm would."""
+        import timm
+        from timm.models import save_for_hf
+
+        import zoo
+
+        save_for_hf(zoo.create_model("reste_resnet20_cifar", num_classes=4), tmp_path, safe_serialization=True)
+        change(tmp_path)
+        with pytest.raises(Exception, match=said) as caught:
+            timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+        assert type(caught.value).__name__ == error
+
+
+def edit(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def cut(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def pickled(folder):
+    import torch
+    from safetensors.torch import load_file
+
+    path = folder / "model.safetensors"
+    torch.save(load_file(path), folder / "pytorch_model.bin")
+    path.unlink()
 
 
 def test_torch_hub_from_the_checkout():

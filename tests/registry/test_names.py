@@ -210,6 +210,9 @@ def test_an_unknown_label_list():
         ("input: {crop_pct: 2}", "crop_pct"),
         ("input: {size: [1, 8, 8]}", "one value a channel"),
         ("summary: [", ""),
+        ("aliases: [&x a, *x]", "an alias"),
+        ("summary: 2026-13-45", "month must be in"),
+        ("summary: !!timestamp soon", ""),
     ],
 )
 def test_a_bad_card_says_file_and_fault(tmp_path, line, complaint):
@@ -221,6 +224,12 @@ def test_a_bad_card_says_file_and_fault(tmp_path, line, complaint):
     with pytest.raises(CardError, match=r"net\.a\.md:2") as caught:
         read_card(path)
     assert complaint in caught.value.message
+
+
+def test_a_card_that_is_not_text(tmp_path):
+    (tmp_path / "net.a.md").write_bytes(b"---\nsummary: \xff\n---\n")
+    with pytest.raises(CardError, match=r"net\.a\.md: .* at byte 13"):
+        read_card(tmp_path / "net.a.md")
 
 
 def test_a_builder_of_another_name_is_refused(tmp_path):

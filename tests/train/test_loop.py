@@ -63,12 +63,13 @@ def test_loss_falls_and_the_log_tells(finished):
 
 
 def test_finished_checkpoint_is_packed_says_where_it_came_from_and_predicts(finished, data_root):
-    _, file, _ = finished
+    out, file, _ = finished
     facts = read_contents(file).facts
     assert facts["architecture"] == "reste_resnet20_cifar"
     assert facts["format"] == "reste-packed-v1"
     assert facts["recipe"]["seed"] == 0
     assert facts["environment"]["torch"] == torch.__version__
+    assert facts["metrics"]["held_out_top1"] == lines(out)[-1]["held_out_top1"]
     assert load_file(file)["layer1.0.conv1.weight_packed"].dtype == torch.uint8
     model = zoo.create_model("reste_resnet20_cifar", checkpoint_path=file)
     mean, std = (

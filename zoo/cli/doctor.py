@@ -13,6 +13,7 @@ EXTRAS = {
     "video": ("av",),
     "export": ("onnx", "onnxruntime"),
     "demo": ("gradio",),
+    "sign": ("model_signing",),
 }
 PACKAGES = ("torch", "timm", "huggingface-hub", "safetensors", "pillow", "numpy", "typer")
 
@@ -105,11 +106,13 @@ def _cache() -> dict[str, Any]:
 
 
 def _network() -> dict[str, Any]:
-    from huggingface_hub.constants import ENDPOINT
-
     from zoo import settings
 
-    return {"offline": settings.hub_offline(), "endpoint": ENDPOINT, "organisation": settings.hub_org()}
+    return {
+        "offline": settings.hub_offline(),
+        "endpoint": settings.hub_endpoint(),
+        "organisation": settings.hub_org(),
+    }
 
 
 def _extras() -> dict[str, Any]:

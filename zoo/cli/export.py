@@ -7,7 +7,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Checkpoint, Debug, Json, Name, Quiet
+from zoo.cli.options import Checkpoint, Debug, Endpoint, Json, Name, Quiet
 
 PANEL = "Use elsewhere"
 
@@ -18,6 +18,7 @@ def export(
     to: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write, .onnx or .pt2.")],
     format: Annotated[str, typer.Option(metavar="FORMAT", help="onnx or torch-export.")] = "onnx",
     checkpoint: Checkpoint = None,
+    endpoint: Endpoint = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from zoo import settings
 from zoo.cli import out
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Debug",
     "Device",
     "Dtype",
+    "Endpoint",
     "Engine",
     "Json",
     "Jsonl",
@@ -39,6 +41,12 @@ def _debug(value: bool) -> bool:
 
 def _quiet(value: bool) -> bool:
     out.quiet = value
+    return value
+
+
+def _endpoint(value: str | None) -> str | None:
+    if value is not None:
+        settings.set_hub_endpoint(value)
     return value
 
 
@@ -82,6 +90,12 @@ Engine = Annotated[
         help="What runs 1-bit layers: auto, float or packed.",
         show_default="$ZOO_ENGINE, else auto",
         rich_help_panel=SPEED,
+    ),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", callback=_endpoint, help="Address of the Hub.", show_default="$HF_ENDPOINT, else the public one"
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=OUTPUT)]

@@ -18,6 +18,7 @@ from zoo.cli.options import (
     Debug,
     Device,
     Dtype,
+    Endpoint,
     Engine,
     Json,
     Jsonl,
@@ -69,6 +70,7 @@ def predict(
     workers: Workers = None,
     compile: Compile = False,
     engine: Engine = None,
+    endpoint: Endpoint = None,
     debug: Debug = False,
 ) -> None:
     """Classify pictures.
@@ -141,6 +143,7 @@ def embed(
     workers: Workers = None,
     compile: Compile = False,
     engine: Engine = None,
+    endpoint: Endpoint = None,
     debug: Debug = False,
 ) -> None:
     """Write the features of pictures to a file.

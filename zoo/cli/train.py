@@ -7,7 +7,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import BatchSize, Checkpoint, Debug, Device, Dtype, Engine, Json, Name, Quiet, Workers
+from zoo.cli.options import BatchSize, Checkpoint, Debug, Device, Dtype, Endpoint, Engine, Json, Name, Quiet, Workers
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def eval_(
     batch_size: BatchSize = None,
     workers: Workers = None,
     engine: Engine = None,
+    endpoint: Endpoint = None,
     debug: Debug = False,
 ) -> None:
     """Measure a classifier on labelled pictures.
@@ -139,6 +140,7 @@ def verify(
     quiet: Quiet = False,
     device: Device = "auto",
     engine: Engine = None,
+    endpoint: Endpoint = None,
     debug: Debug = False,
 ) -> None:
     """Measure the figures on a model's card again and compare; exit code 4 if one does not hold.

@@ -8,7 +8,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Debug, Json, Quiet
+from zoo.cli.options import Debug, Endpoint, Json, Quiet
 from zoo.errors import UsageError
 
 PANEL = "Weights"
@@ -25,6 +25,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only th
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models.", show_default=False)],
     revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.")] = None,
+    endpoint: Endpoint = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -106,22 +107,28 @@ def convert(
         typer.Option("--set", metavar="KEY=VALUE", help="A builder argument that the tensors do not show."),
     ] = None,
     packed: Annotated[bool, typer.Option("--packed", help="Store 1-bit weights as bits.")] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="input and output of the authors' code, to be given again."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Turn the authors' checkpoint into ours, with a report of every key.
 
-    The pickle is read without running code in it. Nothing is written unless every tensor found its place.
+    The pickle is read without running code in it, by a process with limits.
+    Nothing is written unless every tensor found its place and the file gives the outputs it should.
 
     [bold]Examples[/]
 
     zoo convert reste_resnet18_cifar authors.pth --out mine.safetensors
     zoo convert reste_resnet20_cifar w1a32.pth --out mine.safetensors --set act_bits=32
+    zoo convert reste_resnet20_cifar authors.pth --out mine.safetensors --check authors_outputs.npz
     """
     from zoo.convert import convert as convert_file
 
-    report = convert_file(architecture, source, to, packed=packed, **dict(map(_setting, settings or [])))
+    report = convert_file(architecture, source, to, packed=packed, check=check, **dict(map(_setting, settings or [])))
     if json:
         out.data(report.to_dict())
         return
@@ -131,6 +138,8 @@ def convert(
         out.line(f"kept     {key}  {_shape(shape)}")
     for key, what in report.dropped:
         out.line(f"dropped  {key}  {what}")
+    if report.parity:
+        out.say(f"its outputs differ by {report.parity['largest_difference']:.1g} from {report.parity['by']}")
     out.say(f"{report}; written to {to}")
 
 

@@ -1,13 +1,13 @@
 """The verified file of a checkpoint: bundled, else in the Hugging Face cache, else from the Hub."""
 
 import difflib
-import errno
 import hashlib
 import logging
 from pathlib import Path
 
 from zoo import settings
 from zoo.errors import IntegrityError, UsageError, WeightsUnavailable
+from zoo.hub.remote import fetch_file
 from zoo.registry.card import Card
 from zoo.registry.names import list_names, load_card
 
@@ -41,13 +41,19 @@ def weights_path(card: Card, *, revision: str | None = None, cache_dir: Path | s
         if fault:
             raise IntegrityError(f"{bundled} {fault}", hint="the installation is damaged: install zoo again")
         return bundled
-    path = _cached(card, revision, cache_dir) or _download(card, revision, cache_dir)
+    repository = f"{settings.hub_org()}/{card.name}"
+    known = _known(repository, card, cache_dir) if revision is None else None
+    if known:
+        return known
+    path = _cached(repository, revision, cache_dir) or fetch_file(
+        repository, FILE, revision=revision, cache_dir=cache_dir
+    )
     fault = mismatch(path, card)
     if not fault:
         return path
     _log.warning("%s %s; fetching it again", path, fault)
     try:
-        path = _download(card, revision, cache_dir, force=True)
+        path = fetch_file(repository, FILE, revision=revision, cache_dir=cache_dir, force=True)
     except WeightsUnavailable as error:
         raise IntegrityError(
             f"{path} {fault}, and {error}", hint=f"zoo cache prune {card.name}, then zoo pull it"
@@ -55,7 +61,8 @@ def weights_path(card: Card, *, revision: str | None = None, cache_dir: Path | s
     fault = mismatch(path, card)
     if fault:
         raise IntegrityError(
-            f"{path} {fault}, also when fetched anew", hint=f"the Hub holds another file than the card of {card.name}"
+            f"{path} {fault}, also when fetched anew",
+            hint=f"the Hub holds another file than the card of {card.name}: update zoo, or tell its owner",
         )
     return path
 
@@ -77,51 +84,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cached(card: Card, revision: str | None, cache_dir: Path | str | None) -> Path | None:
+def _known(repository: str, card: Card, cache_dir: Path | str | None) -> Path | None:
+    """The card's file in the cache, of whichever revision: main may have moved on, or its download have failed."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(cache_dir or HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"), "snapshots")
+    found = (path for path in sorted(folder.glob(f"*/{FILE}")) if path.is_file() and not mismatch(path, card))
+    return next(found, None)
+
+
+def _cached(repository: str, revision: str | None, cache_dir: Path | str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(f"{settings.hub_org()}/{card.name}", FILE, cache_dir=cache_dir, revision=revision)
+    found = try_to_load_from_cache(repository, FILE, cache_dir=cache_dir, revision=revision)
     return Path(found) if isinstance(found, str) else None
-
-
-def _download(card: Card, revision: str | None, cache_dir: Path | str | None, *, force: bool = False) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # the HTTP client's own base class; which client that is differs between versions
-    transport: type[Exception] = HfHubHTTPError.__bases__[0]
-    repository = f"{settings.hub_org()}/{card.name}"
-    try:
-        return Path(hf_hub_download(repository, FILE, revision=revision, cache_dir=cache_dir, force_download=force))
-    except (transport, OSError, ValueError) as error:
-        reason, hint = _explain(error, repository)
-        raise WeightsUnavailable(f"{card.name} could not be fetched: {reason}", hint=hint) from error
-
-
-def _explain(error: Exception, repository: str) -> tuple[str, str]:
-    """One line and the way out for what huggingface_hub raised, often with the cause wrapped."""
-    from huggingface_hub import errors
-
-    answered = isinstance(error, errors.HfHubHTTPError)  # then the error itself says what; else its cause does
-    cause = error.__cause__ if not answered and isinstance(error.__cause__, Exception) else error
-    online = "check the connection and HF_ENDPOINT, then try again"
-    match cause:
-        case errors.OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set and it is not in the cache", "unset HF_HUB_OFFLINE once, and: zoo pull NAME"
-        case errors.GatedRepoError():
-            return f"{repository} is gated", "ask for access on its page, then: hf auth login"
-        case errors.RepositoryNotFoundError():
-            return f"there is no repository {repository}, or it is private", "check ZOO_HUB_ORG and HF_TOKEN"
-        case errors.RevisionNotFoundError():
-            return f"{repository} has no such revision", "leave the revision out, or check it on the repository's page"
-        case errors.EntryNotFoundError() if isinstance(cause, errors.HfHubHTTPError):
-            return f"{repository} has no {FILE}", "tell its owner; another revision may have it"
-        case errors.HfHubHTTPError():
-            return f"the Hub answered {cause.response.status_code}", "try again later, or another HF_ENDPOINT"
-        case OSError() if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            return f"the cache cannot be written ({cause.strerror})", "make room, or set HF_HOME to another folder"
-        case _:
-            return f"the Hub cannot be reached ({type(cause).__name__})", online
 
 
 def _ways_out(card: Card) -> str:

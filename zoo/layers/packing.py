@@ -123,11 +123,10 @@ def _latent(name: str, state: dict[str, Tensor], module: BinaryConv2d) -> Tensor
         raise ValueError(f"the packed state has no {name}.weight_packed; it belongs to another architecture")
     if scale is None or scale.numel() != 1 or not (scale > 0).all() or not scale.isfinite().all():
         raise ValueError(f"{name}.weight_scale is {scale}; one positive number is needed")
+    if packed.ndim == 4 and (held := (packed.shape[0], module.in_channels, *packed.shape[1:3])) != module.weight.shape:
+        # before it is unpacked, into 32 times as much
+        raise ValueError(f"{name}.weight_packed holds {held}; the network wants {tuple(module.weight.shape)}")
     signs = unpack_bits(packed, module.in_channels)
-    if signs.shape != module.weight.shape:
-        raise ValueError(
-            f"{name}.weight_packed holds {tuple(signs.shape)}; the network wants {tuple(module.weight.shape)}"
-        )
     return signs * _magnitudes(scale.detach().float().reshape(()), signs.shape)
 
 

@@ -200,11 +200,15 @@ def read_card(path: Path) -> Card:
     Raises:
         CardError: No front matter, bad YAML, an unknown or ill-typed field; says the file and the line where known.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CardError(f"{path}: {error.reason} at byte {error.start}", hint="save it as UTF-8") from None
     parts = re.match(r"---\n(.*?\n)---\n(.*)", text, re.DOTALL)
     if not parts:
         raise CardError(f"{path}:1: no front matter", hint="a card opens with YAML between two lines of ---")
     front, body = parts.groups()
+    _refuse_aliases(path, front)
     try:
         fields = msgspec.yaml.decode(front)
         if not isinstance(fields, dict):
@@ -219,12 +223,31 @@ def read_card(path: Path) -> Card:
         raise CardError(
             f"{path}:{int(found[1]) + 1 if found else 2}: {' '.join(str(error).split())}", hint="mend the YAML"
         ) from None
+    except CardError:
+        raise
+    except Exception as error:  # YAML's own types raise whatever odd values lead to: a day 45, a number of 5000 digits
+        raise CardError(f"{path}:2: {' '.join(str(error).split())[:160]}", hint="mend the YAML") from None
     if card.builder.partition(":")[2] != card.architecture:
         raise CardError(
             f"{path}:{_line(front, '$.builder')}: builder {card.builder} does not make {card.architecture}",
             hint="the function is named as the file before its dot",
         )
     return card
+
+
+def _refuse_aliases(path: Path, front: str) -> None:
+    """YAML lets a value stand for another; nine lines of that unfold into a thousand million values."""
+    if "*" not in front:
+        return
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        aliases = [event for event in yaml.parse(front, Loader=loader) if isinstance(event, yaml.AliasEvent)]
+    except yaml.YAMLError:
+        return  # the decoder says where
+    if aliases:
+        raise CardError(f"{path}:{aliases[0].start_mark.line + 2}: an alias", hint="write the value out")
 
 
 def _line(front: str, error: str) -> int:

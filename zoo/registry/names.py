@@ -12,7 +12,7 @@ from zoo import settings
 from zoo.errors import CardError, UnknownName
 from zoo.registry.card import Card, read_card
 
-__all__ = ["forget", "list_names", "load_card", "nearest_names", "resolve"]
+__all__ = ["card_path", "forget", "list_names", "load_card", "nearest_names", "resolve"]
 
 GROUP = "zoo.cards"  # entry points of other packages; each names a package with a folder `cards`
 
@@ -71,10 +71,22 @@ def load_card(name: str) -> Card:
         UnknownName: There is no such file.
         CardError: It does not parse.
     """
+    return read_card(card_path(name))
+
+
+def card_path(name: str) -> Path:
+    """The file of exactly this checkpoint's card.
+
+    Args:
+        name: `<arch>.<tag>`.
+
+    Raises:
+        UnknownName: There is no such file.
+    """
     path = _ours().get(name) or _theirs().get(name)
     if path is None:
         raise UnknownName(f"no card {name!r}", hint="see: zoo list")
-    return read_card(path)
+    return path
 
 
 def nearest_names(name: str, count: int = 3) -> list[str]:

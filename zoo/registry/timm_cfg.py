@@ -5,7 +5,9 @@ from typing import Any
 from zoo import settings
 from zoo.registry.card import Card
 
-__all__ = ["pretrained_cfg"]
+__all__ = ["IN_TIMM", "pretrained_cfg"]
+
+IN_TIMM = ("classify", "embed")  # tasks of what timm calls a model: an image in, logits or features out
 
 
 def pretrained_cfg(card: Card) -> dict[str, Any]:

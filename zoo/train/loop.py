@@ -203,6 +203,7 @@ def train(
             recipe=json.loads(recipe.to_json()),
             labels=pictures.names,
             environment=_environment(),
+            metrics=_last(out / "metrics.jsonl"),
         )
         write_whole(finished, save(tensors, metadata))
     accelerator.wait_for_everyone()
@@ -274,6 +275,12 @@ def _resume(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
 def _log(path: Path, facts: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(facts) + "\n")
+
+
+def _last(path: Path) -> dict[str, Any]:
+    """What the last epoch measured, as far as a run that was stopped and resumed measures the very same."""
+    logged = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+    return {key: logged[key] for key in ("epoch", "held_out_top1") if key in logged}
 
 
 @contextmanager
