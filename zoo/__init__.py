@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from zoo.build import create_model as create_model
     from zoo.registry.names import list_names as list_models
     from zoo.registry.names import resolve as card
+    from zoo.tasks.filter import texture_filter as texture_filter
     from zoo.tasks.pipeline import pipeline as pipeline
 
 __version__ = "0.1.0"
 
-__all__ = ["card", "create_model", "list_models", "metrics", "pipeline"]
+__all__ = ["card", "create_model", "list_models", "metrics", "pipeline", "texture_filter"]
 
 # public name -> module, or module:name. Nothing here is imported before it is asked for.
 _PUBLIC = {
@@ -23,6 +24,7 @@ _PUBLIC = {
     "list_models": "zoo.registry.names:list_names",
     "metrics": "zoo.metrics",
     "pipeline": "zoo.tasks.pipeline:pipeline",
+    "texture_filter": "zoo.tasks.filter:texture_filter",
 }
 
 
