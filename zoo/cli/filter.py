@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 INPUTS = "Pictures (.hdr and .exr too), videos, folders, globs, http(s) addresses, or - for a list on standard input."
 STRENGTH = (
-    "Of the application. enhance: how often the detail is there (3); abstract: steps of lightness (8); tonemap: "
-    "contrast that is left (5); halftone: blur before it, in pixels (1, for clustered dots 2); lowlight: share of the "
+    "Of the application. enhance: how often the detail is there (2); abstract: steps of lightness (8); tonemap: "
+    "contrast that is left (10); halftone: blur before it, in pixels (1, for clustered dots 2); lowlight: share of the "
     "shading that goes (0.6)."
 )
 PARAMETERS, EXTRA = "Filter", "Application"
@@ -32,7 +32,10 @@ def filter_(
     sigma_s: Annotated[
         float | None,
         typer.Option(
-            metavar="PIXELS", help="Scale of the texture that goes; 3 to 15.", show_default="5, halftone 3", rich_help_panel=PARAMETERS
+            metavar="PIXELS",
+            help="Scale of the texture that goes; 3 to 15.",
+            show_default="5; halftone, abstract 3",
+            rich_help_panel=PARAMETERS,
         ),
     ] = None,
     sigma_r: Annotated[
@@ -40,7 +43,7 @@ def filter_(
         typer.Option(
             metavar="CONTRAST",
             help="Contrast below which an edge is texture; 0.02 to 0.09.",
-            show_default="0.05, halftone 0.03",
+            show_default="0.05; halftone, abstract 0.03",
             rich_help_panel=PARAMETERS,
         ),
     ] = None,
@@ -59,9 +62,7 @@ def filter_(
     ] = False,
     apply: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="enhance, abstract, tonemap, halftone or lowlight.", rich_help_panel=EXTRA
-        ),
+        typer.Option(metavar="NAME", help="enhance, abstract, tonemap, halftone or lowlight.", rich_help_panel=EXTRA),
     ] = None,
     strength: Annotated[
         float | None, typer.Option(metavar="X", help=STRENGTH, show_default=False, rich_help_panel=EXTRA)
@@ -81,7 +82,9 @@ def filter_(
     ] = False,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Also write a page with a slider from before to after.", rich_help_panel="Output"),
+        typer.Option(
+            "--compare", help="Also write a page with a slider from before to after.", rich_help_panel="Output"
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there.", rich_help_panel="Output")
@@ -101,8 +104,8 @@ def filter_(
 ) -> None:
     """Take texture away from pictures and videos and keep their structure, or use that for something.
 
-    A picture keeps its depth, transparency and colour profile; JPEG stays JPEG, .hdr and .exr stay what they are, a video
-    becomes .mp4 (frame by frame, so it can flicker), all else PNG.
+    A picture keeps its depth, transparency and colour profile. JPEG, .hdr and .exr stay what they are, a video becomes
+    .mp4 (frame by frame, so it can flicker), all else PNG.
 
     [bold]Examples[/]
 
@@ -162,7 +165,9 @@ def _show(result: "Filtered") -> None:
     note = f"  ({result.note})" if result.note else ""
     out.line(f"{result.source} -> {result.path}{note}")
     if "fast_psnr_db" in result.parameters:
-        out.line(f"  fast: {result.parameters['fast_psnr_db']} dB PSNR to the exact filter, in the middle of the picture")
+        out.line(
+            f"  fast: {result.parameters['fast_psnr_db']} dB PSNR to the exact filter, in the middle of the picture"
+        )
 
 
 def _flat(result: "Filtered") -> list[Mapping[str, Any]]:

@@ -298,5 +298,7 @@ def _png16(raster: Raster) -> bytes:
     if raster.profile:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(raster.profile)))
     chunks += [(b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
-    body = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    body = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)

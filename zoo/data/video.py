@@ -93,7 +93,9 @@ class VideoReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame | InputError]:
@@ -153,7 +155,9 @@ class VideoWriter:
         InputError: It cannot be written.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], rate: Fraction, *, sound_of: str | Path | None = None) -> None:
+    def __init__(
+        self, path: Path, size: tuple[int, int], rate: Fraction, *, sound_of: str | Path | None = None
+    ) -> None:
         av = _av()
         self.path = path
         self._part = path.with_name(f"{path.stem}.part{path.suffix}")
@@ -210,7 +214,9 @@ class VideoWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self._container.mux(self._stream.encode())

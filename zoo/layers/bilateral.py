@@ -69,9 +69,7 @@ def _strip(
     return total / weights
 
 
-def _row_of_taps(
-    image: Tensor, guide: Tensor, middle: Tensor, inside: Tensor, sigma_r: float
-) -> tuple[Tensor, Tensor]:
+def _row_of_taps(image: Tensor, guide: Tensor, middle: Tensor, inside: Tensor, sigma_r: float) -> tuple[Tensor, Tensor]:
     """Sums over 2 radius + 1 neighbours of one row: (B, C, rows, W) weighted values, (B, 1, rows, W) weights."""
     taps = inside.shape[1]
     difference = guide.unfold(3, taps, 1) - middle.unsqueeze(-1)  # (B, C, rows, W, taps)

@@ -131,7 +131,7 @@ class PyramidTextureFilter(nn.Module):
         engine = pick_engine(self.backend, x)
         finest = x if x.dtype in (torch.float32, torch.float64) else x.float()
         gauss = [finest]
-        for size in level_sizes(*x.shape[-2:], self.levels, self.scale)[1:]:
+        for size in level_sizes(x.shape[-2], x.shape[-1], self.levels, self.scale)[1:]:
             gauss.append(_resized(engine, gauss[-1], size, blurred_reduction))
         # grey stands for three equal channels: the distance is 3 d^2
         sigma_r = self.sigma_r / math.sqrt(3 / x.shape[1])

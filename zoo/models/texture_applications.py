@@ -1,4 +1,4 @@
-"""What a structure-preserving smoother is good for: the five applications that the pyramid texture filter's paper names.
+"""Five applications of a structure-preserving smoother: those that the pyramid texture filter's paper names.
 
 The paper's abstract lists them; how each is wired there, and with which constants, could not be read. Each function
 follows an older, well known scheme and puts the texture filter in the place of its edge-preserving one. The constants
@@ -15,25 +15,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["abstract", "enhance", "from_linear", "halftone", "lowlight", "tonemap", "to_linear"]
+__all__ = ["abstract", "enhance", "from_linear", "halftone", "lowlight", "to_linear", "tonemap"]
 
 Smooth = Callable[[Tensor], Tensor]
 
 LUMA = (0.299, 0.587, 0.114)  # of gamma-encoded RGB, BT.601
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear RGB, BT.709
+INK = 60.0  # slope of the lines' tanh, on lightness in [0, 1]; with 2, which is often given, they hardly show
 HALO = 0.3  # largest detail that `enhance` adds or takes away
 TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
 WHITE = (0.95047, 1.0, 1.08883)  # D65
 EPSILON, KAPPA = (6 / 29) ** 3, (29 / 3) ** 3  # of CIELAB
 
 
-def enhance(image: Tensor, smooth: Smooth, *, strength: float = 3.0, luma: bool = False) -> Tensor:
+def enhance(image: Tensor, smooth: Smooth, *, strength: float = 2.0, luma: bool = False) -> Tensor:
     """Fine detail made stronger: what the filter takes away comes back `strength` times, softly limited against halos.
 
     Args:
         image: The picture.
         smooth: The filter.
-        strength: 1 leaves the picture as it is, 0 is the filtered picture.
+        strength: 1 leaves the picture as it is; 1 to 6.
         luma: Work on the luma alone, which keeps the colours.
     """
     if luma and image.shape[1] == 3:
@@ -83,10 +84,10 @@ def _soft_steps(lightness: Tensor, step: float) -> Tensor:
 def _lines(lightness: Tensor) -> Tensor:
     """1 away from edges, towards 0 on the dark side of an edge."""
     response = _blurred(lightness, 1.0) - 0.98 * _blurred(lightness, 1.6)
-    return torch.where(response > 0, 1.0, 1 + torch.tanh(2 * response * 100)).clamp(0, 1)
+    return torch.where(response > 0, 1.0, 1 + torch.tanh(INK * response)).clamp(0, 1)
 
 
-def tonemap(radiance: Tensor, smooth: Smooth, *, strength: float = 5.0, saturation: float = 0.8) -> Tensor:
+def tonemap(radiance: Tensor, smooth: Smooth, *, strength: float = 10.0, saturation: float = 0.8) -> Tensor:
     """A picture for the screen from linear light of any range; a factor on the input changes nothing.
 
     F. Durand, J. Dorsey, "Fast bilateral filtering for the display of high-dynamic-range images", 2002: the filtered

@@ -76,8 +76,7 @@ class Filtered:
             "frames": self.frames,
             "parameters": dict(self.parameters),
             "note": self.note,
-            "error": error
-            and {"kind": type(error).__name__, "message": error.message, "hint": error.hint},
+            "error": error and {"kind": type(error).__name__, "message": error.message, "hint": error.hint},
         }
 
     def image(self) -> "Image":
@@ -111,8 +110,14 @@ class Filtered:
 
     def words(self) -> str:
         """What it was made with, in one line."""
-        shown = {key: value for key, value in self.parameters.items() if key in ("apply", "sigma_s", "sigma_r", "strength")}
-        return ", ".join(f"{key} {value}" for key, value in shown.items() if value is not None)
+        shown = {
+            key: value for key, value in self.parameters.items() if key in ("apply", "sigma_s", "sigma_r", "strength")
+        }
+        return ", ".join(
+            f"{key} {value if isinstance(value, str) else f'{value:g}'}"
+            for key, value in shown.items()
+            if value is not None
+        )
 
     def _whole(self, pixels: NDArray[Any] | None) -> NDArray[Any]:
         if self.error:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -20,9 +20,17 @@ from zoo.models.pyramid_texture import Backend, Levels, PyramidTextureFilter, le
 from zoo.results.filtered import Filtered
 from zoo.tasks.pipeline import pick_device
 
-__all__ = ["APPLICATIONS", "FAST_WINDOW", "FilterPipeline", "FilterSettings", "filter_pipeline", "middle", "texture_filter"]
+__all__ = [
+    "APPLICATIONS",
+    "FAST_WINDOW",
+    "FilterPipeline",
+    "FilterSettings",
+    "filter_pipeline",
+    "middle",
+    "texture_filter",
+]
 
-APPLICATIONS = {
+APPLICATIONS: dict[str, Callable[..., Tensor]] = {
     "enhance": applications.enhance,
     "abstract": applications.abstract,
     "tonemap": applications.tonemap,
@@ -81,7 +89,9 @@ def texture_filter(
 
 def _filter_tensor(model: PyramidTextureFilter, image: Tensor, device: str | None) -> Tensor:
     if image.ndim not in (2, 3, 4) or not image.numel() or (image.ndim > 2 and image.shape[-3] > 4):
-        raise InputError(f"a tensor of the shape {tuple(image.shape)}", hint="(H, W), (1 to 4, H, W) or (B, 1 to 4, H, W)")
+        raise InputError(
+            f"a tensor of the shape {tuple(image.shape)}", hint="(H, W), (1 to 4, H, W) or (B, 1 to 4, H, W)"
+        )
     if not (image.is_floating_point() or image.dtype == torch.uint8):
         raise InputError(f"a tensor of {image.dtype}", hint="uint8, or floating point in about [0, 1]")
     if not image.isfinite().all():
@@ -115,13 +125,15 @@ def _run(model: PyramidTextureFilter, planes: Tensor, device: str | None) -> Ten
 
 def _planes(values: NDArray[Any]) -> Tensor:
     """(1, C, H, W) float of an array (H, W, C) of any of our types."""
-    if values.dtype.kind not in "uf" or values.dtype.itemsize > 8 or (values.dtype.kind == "u" and values.dtype not in FULL):
+    if (
+        values.dtype.kind not in "uf"
+        or values.dtype.itemsize > 8
+        or (values.dtype.kind == "u" and values.dtype not in FULL)
+    ):
         raise InputError(f"an image of {values.dtype}", hint="uint8, uint16, or floating point in about [0, 1]")
     kind = np.float64 if values.dtype == np.float64 else np.float32
-    planes = np.ascontiguousarray(np.moveaxis(values, 2, 0), dtype=kind)
-    if values.dtype in FULL:
-        planes /= FULL[values.dtype]
-    return torch.from_numpy(planes).unsqueeze(0)
+    planes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, 2, 0), dtype=kind)).unsqueeze(0)
+    return planes.div_(FULL[values.dtype]) if values.dtype in FULL else planes
 
 
 def _restored(planes: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -155,8 +167,8 @@ class FilterSettings:
     Attributes:
         apply: An application, or None for the filter alone.
         strength: Of the application; None is its default.
-        sigma_s: None is 5, for a halftone 3.
-        sigma_r: None is 0.05, for a halftone 0.03.
+        sigma_s: None is 5, for a halftone and a drawing 3.
+        sigma_r: None is 0.05, for a halftone and a drawing 0.03.
         levels: Pyramid levels.
         scale: From a level to the next.
         luma: `enhance` works on the luma alone.
@@ -197,7 +209,7 @@ class FilterSettings:
     @property
     def sigmas(self) -> tuple[float, float]:
         """sigma_s and sigma_r, defaults filled in."""
-        spatial, contrast = (3.0, 0.03) if self.apply == "halftone" else (5.0, 0.05)
+        spatial, contrast = (3.0, 0.03) if self.apply in ("halftone", "abstract") else (5.0, 0.05)
         return (
             spatial if self.sigma_s is None else self.sigma_s,
             contrast if self.sigma_r is None else self.sigma_r,
@@ -234,8 +246,8 @@ class FilterPipeline:
     """Pictures in, filtered pictures out.
 
     Called with one picture (a path, an address, or an array (H, W) or (H, W, 1 to 4)) it returns the result and raises
-    the `InputError` of a bad one. Called with an iterable of pictures it returns a generator of results, in order; a bad
-    picture gives a result with `.error`.
+    the `InputError` of a bad one. Called with an iterable of pictures it returns a generator of results, in order; a
+    bad picture gives a result with `.error`.
 
     Args:
         settings: What to do.

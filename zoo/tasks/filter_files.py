@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -37,7 +37,9 @@ class FilteredFiles:
         UsageError: The folder is an input's and may not be overwritten, or cannot be written to.
     """
 
-    def __init__(self, pipe: FilterPipeline, folder: Path, *, overwrite: bool = False, inputs: Iterable[Source] = ()) -> None:
+    def __init__(
+        self, pipe: FilterPipeline, folder: Path, *, overwrite: bool = False, inputs: Iterable[Source] = ()
+    ) -> None:
         self.pipe = pipe
         self.folder = folder
         self.overwrite = overwrite

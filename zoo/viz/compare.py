@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["compare_page", "side_by_side"]
 
 SIDE, GAP, MARGIN = 480, 8, 16  # pixels: largest side of a picture, between two, around
-ZOOM, INSET = 4, 60  # the inset shows INSET pixels a side, each ZOOM times as large
+ZOOM, INSET = 4, 60  # the part below shows INSET rows of pixels, each ZOOM times as large
 
 PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -30,7 +30,8 @@ PAGE = Template("""<!doctype html>
   label { margin-left: auto; color: #8f97a6; }
   main { overflow: auto; height: calc(100vh - 3.2em); display: flex; }
   #stage { position: relative; margin: auto; line-height: 0; touch-action: none; cursor: ew-resize; --at: 50%; }
-  #stage img { display: block; max-width: 100vw; max-height: calc(100vh - 3.2em); user-select: none; }
+  #stage img { display: block; width: auto; height: auto; max-width: 100vw; max-height: calc(100vh - 3.2em);
+    user-select: none; }
   #stage.real img { max-width: none; max-height: none; image-rendering: pixelated; }
   #before { position: absolute; inset: 0; clip-path: inset(0 calc(100% - var(--at)) 0 0); }
   #bar { position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; margin-left: -1px; background: #fff;
@@ -47,8 +48,10 @@ PAGE = Template("""<!doctype html>
 </header>
 <main>
   <div id="stage">
-    <img src="$after" alt="after" width="$width" height="$height" draggable="false" style="height: auto">
-    <div id="before"><img src="$before" alt="before" width="$width" height="$height" draggable="false" style="height: auto"></div>
+    <img src="$after" alt="after" width="$width" height="$height" draggable="false">
+    <div id="before">
+      <img src="$before" alt="before" width="$width" height="$height" draggable="false">
+    </div>
     <span class="tag" style="left: .6em">before</span><span class="tag" style="right: .6em">after</span>
     <div id="bar" role="slider" tabindex="0" aria-label="before and after" aria-valuemin="0" aria-valuemax="100"
          aria-valuenow="50"></div>
@@ -122,7 +125,7 @@ def side_by_side(before: "Image", after: "Image", *, title: str = "", note: str 
 
     scale = min(1.0, SIDE / max(before.size))
     size = max(1, round(before.width * scale)), max(1, round(before.height * scale))
-    part = _busiest(before)
+    part = _busiest(before, max(INSET, size[0] // ZOOM), INSET)
     inset = ((part[2] - part[0]) * ZOOM, (part[3] - part[1]) * ZOOM)
     column = max(size[0], inset[0])
     top = MARGIN + (TITLE + 14 if title or note else 0)
@@ -141,13 +144,12 @@ def side_by_side(before: "Image", after: "Image", *, title: str = "", note: str 
     return panel
 
 
-def _busiest(image: "Image") -> tuple[int, int, int, int]:
-    """The square part with the most contrast from pixel to pixel: that is where a filter shows."""
+def _busiest(image: "Image", width: int, height: int) -> tuple[int, int, int, int]:
+    """The part of a size with the most contrast from pixel to pixel: that is where a filter shows."""
     import numpy as np
 
     grey = np.asarray(image.convert("L"), dtype=np.float32)
-    height, width = grey.shape
-    rows, columns = min(INSET, height), min(INSET, width)
+    rows, columns = min(height, grey.shape[0]), min(width, grey.shape[1])
     activity = np.zeros_like(grey)
     activity[:, 1:] += np.abs(np.diff(grey, axis=1))
     activity[1:] += np.abs(np.diff(grey, axis=0))
