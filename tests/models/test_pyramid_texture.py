@@ -126,9 +126,7 @@ def test_offset_and_factor(height, width, seed, sigma_s, sigma_r, factor, offset
 )
 def test_both_engines_agree(height, width, channels, seed, sigma_s, sigma_r, levels, scale):
     x = picture(seed, height, width, channels)
-    native, plain = (
-        PyramidTextureFilter(sigma_s, sigma_r, levels, scale, backend=backend)(x) for backend in ENGINES
-    )
+    native, plain = (PyramidTextureFilter(sigma_s, sigma_r, levels, scale, backend=backend)(x) for backend in ENGINES)
     torch.testing.assert_close(native, plain, rtol=0, atol=1e-10)
 
 

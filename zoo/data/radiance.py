@@ -1,6 +1,7 @@
 """Radiance .hdr pictures (RGBE): red, green, blue of eight bits under one exponent, run-length coded."""
 
 import re
+import struct
 from typing import BinaryIO
 
 import numpy as np
@@ -53,8 +54,7 @@ def _rows(data: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]
     packed = np.empty((rows, columns, 4), np.uint8)
     at = 0
     for row in packed:
-        head = data[at : at + 4]
-        if columns in RUNS and len(head) == 4 and head[0] == head[1] == 2 and (head[2] << 8 | head[3]) == columns:
+        if columns in RUNS and data[at : at + 4].tobytes() == struct.pack(">BBH", 2, 2, columns):
             at = _coded_row(data, at + 4, row)
         else:
             at = _plain_row(data, at, row)

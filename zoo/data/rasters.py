@@ -115,9 +115,9 @@ def _raster(image: "Image", name: str, low: NDArray[Any] | None) -> Raster:
     frames = getattr(image, "n_frames", 1)
     note = f"first frame of {frames}" if frames > 1 and image.format != "MPO" else None  # MPO: a photo and its previews
     profile = image.info.get("icc_profile")
-    turn, is_grey = orientation(image), False
+    is_grey = any(tile.args == "LA;16B" for tile in getattr(image, "tile", []))  # known until the pixels are read
+    turn = orientation(image)
     if low is not None:
-        is_grey = any("LA" in tile.args for tile in image.tile)  # type: ignore[attr-defined]  # ImageFile's own
         values = np.asarray(image).astype(np.uint16) << 8 | low
     elif image.mode.startswith("I") or image.mode == "F":
         values = _deep_grey(np.asarray(image), name)

@@ -70,7 +70,7 @@ class VideoReader:
             self._container = av.open(self.path)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file", hint="check the path") from None
-        except (OSError, ValueError) as error:  # PyAV's errors are both, as it comes
+        except (av.FFmpegError, OSError, ValueError) as error:
             raise _damaged(self.path, error) from error
         try:
             if not self._container.streams.video:
@@ -117,7 +117,7 @@ class VideoReader:
                 start = time if start is None else start
                 last = time
                 yield Frame(_upright(frame), time - start)
-        except (OSError, ValueError) as error:
+        except (_av().FFmpegError, OSError, ValueError) as error:
             yield _damaged(self.path, error)
             return
         if start is not None and last - start + SLACK < self._promised():
@@ -163,10 +163,7 @@ class VideoWriter:
         self._part = path.with_name(f"{path.stem}.part{path.suffix}")
         self._sound = None
         self._packets: Iterator[Any] = iter(())
-        try:
-            self._container = av.open(str(self._part), "w")
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror or error}", hint="check the folder") from None
+        self._container = av.open(str(self._part), "w")
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
         self._stream.width, self._stream.height = (side + side % 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
@@ -176,6 +173,10 @@ class VideoWriter:
         context.color_range = LIMITED
         if sound_of is not None:
             self._open_sound(av, str(sound_of))
+        try:
+            self._container.start_encoding()
+        except (av.FFmpegError, OSError) as error:
+            raise InputError(f"{path} cannot be written: {error.strerror or error}", hint="check the folder") from None
 
     def _open_sound(self, av: Any, path: str) -> None:
         source = av.open(path)
