@@ -22,7 +22,7 @@ from zoo.errors import InputError, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RASTER_SUFFIXES", "Raster", "read_raster", "suffix_for", "write_raster"]
+__all__ = ["RASTER_SUFFIXES", "Raster", "from_image", "read_raster", "suffix_for", "write_raster"]
 
 RASTER_SUFFIXES = SUFFIXES | {".exr", ".hdr"}
 RADIANCE, EXR = b"#?", b"\x76\x2f\x31\x01"  # first bytes
@@ -82,6 +82,15 @@ def _decode(file: IO[bytes], name: str) -> Raster:
     deep = open_image(file, name, lambda image: _low_bytes(image, name))
     file.seek(0)
     return open_image(file, name, lambda image: _raster(image, name, deep))
+
+
+def from_image(image: "Image", name: str) -> Raster:
+    """The same for a picture that Pillow has opened, at the depth that Pillow knows.
+
+    Raises:
+        InputError: It exceeds a limit or holds integers of 32 bits.
+    """
+    return _raster(image, name, None)
 
 
 def _low_bytes(image: "Image", name: str) -> NDArray[Any] | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.data.images import Item, Source
-from zoo.data.rasters import Raster, read_raster
+from zoo.data.rasters import Raster, from_image, read_raster
 from zoo.errors import InputError, UsageError, ZooError
 from zoo.models import texture_applications as applications
 from zoo.models.pyramid_texture import Backend, Levels, PyramidTextureFilter, level_sizes, pick_engine
@@ -132,7 +132,7 @@ def _planes(values: NDArray[Any]) -> Tensor:
     ):
         raise InputError(f"an image of {values.dtype}", hint="uint8, uint16, or floating point in about [0, 1]")
     kind = np.float64 if values.dtype == np.float64 else np.float32
-    planes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, 2, 0), dtype=kind)).unsqueeze(0)
+    planes = torch.from_numpy(np.array(np.moveaxis(values, 2, 0), dtype=kind, order="C")).unsqueeze(0)
     return planes.div_(FULL[values.dtype]) if values.dtype in FULL else planes
 
 
@@ -155,7 +155,7 @@ def _check_finite(values: NDArray[Any], name: str) -> None:
 def _not_finite(name: str, count: int, first: list[int]) -> InputError:
     where = ", ".join(map(str, first))
     return InputError(
-        f"{name} has {count} values that are not finite, the first at ({where})",
+        f"{name} has values that are not finite: {count}, the first at ({where})",
         hint="replace them first; on the command line, --nan clip does",
     )
 
@@ -245,9 +245,9 @@ class FilterSettings:
 class FilterPipeline:
     """Pictures in, filtered pictures out.
 
-    Called with one picture (a path, an address, or an array (H, W) or (H, W, 1 to 4)) it returns the result and raises
-    the `InputError` of a bad one. Called with an iterable of pictures it returns a generator of results, in order; a
-    bad picture gives a result with `.error`.
+    Called with one picture (a path, an address, a Pillow picture, an array (H, W) or (H, W, 1 to 4)) it returns the
+    result and raises the `InputError` of a bad one. Called with an iterable of pictures it returns a generator of
+    results, in order; a bad picture gives a result with `.error`.
 
     Args:
         settings: What to do.
@@ -270,10 +270,13 @@ class FilterPipeline:
     @overload
     def __call__(self, inputs: Any) -> Any: ...
     def __call__(self, inputs: Any) -> Any:
-        if isinstance(inputs, str | os.PathLike | np.ndarray):
+        if isinstance(inputs, str | os.PathLike | np.ndarray) or hasattr(inputs, "getexif"):
             return self.filtered(self.read(inputs), _name(inputs))
         if not isinstance(inputs, Iterable):
-            raise InputError(f"a picture cannot be a {type(inputs).__name__}", hint="a path, an address or an array")
+            raise InputError(
+                f"a picture cannot be a {type(inputs).__name__}",
+                hint="a path, an address, a Pillow picture or an array",
+            )
         return (self._or_error(item) for item in inputs)
 
     def _or_error(self, item: Item) -> Filtered:
@@ -390,6 +393,8 @@ def _name(item: Any) -> str:
 def _raster(item: Any, source: str) -> Raster:
     if isinstance(item, str | os.PathLike):
         return read_raster(item)
+    if hasattr(item, "getexif"):  # a Pillow picture
+        return from_image(item, source)
     values = np.asarray(item)
     if values.ndim not in (2, 3) or not values.size or (values.ndim == 3 and values.shape[2] > 4):
         raise InputError(f"{source} has the shape {values.shape}", hint="(height, width) or (height, width, 1 to 4)")
@@ -406,6 +411,6 @@ def _finite(raster: Raster, source: str, nan: str) -> Raster:
         if not finite.all():
             largest = raster.pixels[finite].max() if finite.any() else 0.0
             count = int(finite.size - finite.sum())
-            return replace(raster, pixels=np.where(finite, raster.pixels, largest), note=f"{count} values clipped")
+            return replace(raster, pixels=np.where(finite, raster.pixels, largest), note=f"values clipped: {count}")
     _check_finite(raster.pixels, source)
     return raster
