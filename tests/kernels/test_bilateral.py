@@ -143,6 +143,17 @@ def test_the_cut_into_strips_does_not_show(strip, threads):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_threads_in_inference_mode():
+    values, before = image(9, 1, 3, 80, 30, dtype=torch.float32), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with torch.inference_mode():
+            found = bilateral.joint_bilateral(values + 0, values + 0, 5, 2.0, 0.1)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, bilateral.joint_bilateral(values, values.clone(), 5, 2.0, 0.1))
+
+
 def test_values_of_any_size():
     values = image(8, 1, 3, 20, 20, dtype=torch.float32)
     for factor in (1e-20, 1e6, 1e18):

@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.kernels.native import Kernels, compile_ir, host_features
@@ -22,9 +24,11 @@ from zoo.kernels.native import Kernels, compile_ir, host_features
 __all__ = ["Engine", "joint_bilateral", "load", "resample"]
 
 STRIP = 32  # rows laid out at a time
+Array = NDArray[Any]
 Band = tuple[Tensor, Tensor]  # `zoo.layers.pyramid.Band`
 
 REALS = {torch.float32: "f32", torch.float64: "f64"}
+NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 LOW = -2048.0  # an exponent below every `low` of the kernels
 FAR = 64.0  # a scaled distance whose square is beyond `LOW`
 
@@ -76,8 +80,8 @@ def joint_bilateral(
     _check(image, guide)
     out = torch.empty_like(image, memory_format=torch.contiguous_format)
     job = _Bilateral(load(cpu), image is guide, image.shape[1], image.dtype, radius, sigma_s, sigma_r)
-    for picture in range(len(image)):
-        _over_strips(partial(job.strip, image[picture], guide[picture], out[picture]), image.shape[2])
+    for arrays in zip(*(x.detach().numpy() for x in (image, guide, out)), strict=True):
+        _over_strips(partial(job.strip, *arrays), image.shape[2])
     return out
 
 
@@ -90,21 +94,22 @@ def resample(x: Tensor, rows: Band, columns: Band, *, cpu: str | None = None) ->
     """
     _check(x, x)
     kernels, lanes, _ = load(cpu)
-    x = F.pad(x, (0, max(0, lanes - x.shape[3]))).contiguous()  # a row fills a vector
+    if x.shape[3] < lanes:  # a row fills a vector
+        x = F.pad(x, (0, lanes - x.shape[3]))
+    x = x.contiguous()
     out = x.new_empty((*x.shape[:2], len(rows[0]), len(columns[0])))
     (row_first, row_weight), (column_first, column_weight) = rows, columns
     row_weight, column_weight = (weight.to(x.dtype) for weight in (row_weight, column_weight))
-    size = x.element_size()
 
-    def run(plane: Tensor, target: Tensor, top: int, bottom: int) -> None:
-        buffer = x.new_empty(x.shape[3])
+    def run(plane: Array, target: Array, top: int, bottom: int) -> None:
+        buffer = np.empty(x.shape[3], plane.dtype)
         kernels(
             f"resample_{REALS[x.dtype]}",
-            plane.data_ptr(),
-            plane.stride(0) * size,
+            plane.ctypes.data,
+            plane.strides[0],
             plane.shape[1],
-            target.data_ptr(),
-            target.stride(0) * size,
+            target.ctypes.data,
+            target.strides[0],
             target.shape[1],
             top,
             bottom,
@@ -114,10 +119,10 @@ def resample(x: Tensor, rows: Band, columns: Band, *, cpu: str | None = None) ->
             column_first.data_ptr(),
             column_weight.data_ptr(),
             column_weight.shape[1],
-            buffer.data_ptr(),
+            buffer.ctypes.data,
         )
 
-    for plane, target in zip(x.flatten(0, 1), out.flatten(0, 1), strict=True):
+    for plane, target in zip(*(tensor.detach().flatten(0, 1).numpy() for tensor in (x, out)), strict=True):
         _over_strips(partial(run, plane, target), len(target))
     return out
 
@@ -134,12 +139,12 @@ class _Bilateral:
         self.vector = engine.lanes * 4 // dtype.itemsize
         self.radius = radius
         self.scale = math.sqrt(0.5 * math.log2(math.e)) / sigma_r
-        squares = torch.arange(-radius, radius + 1, dtype=torch.float64) ** 2
-        exponents = (squares.unsqueeze(1) + squares) * (-0.5 * math.log2(math.e) / sigma_s**2)
-        outside = (0, 0, self.rows - 1, self.rows - 1)
-        self.spatial = F.pad(exponents, outside, value=LOW).to(dtype).contiguous()
+        squares = np.arange(-radius, radius + 1) ** 2
+        exponents = (squares[:, None] + squares) * (-0.5 * math.log2(math.e) / sigma_s**2)
+        above = ((self.rows - 1, self.rows - 1), (0, 0))
+        self.spatial = np.pad(exponents, above, constant_values=LOW).astype(NUMPY[dtype])
 
-    def strip(self, image: Tensor, guide: Tensor, out: Tensor, top: int, bottom: int) -> None:
+    def strip(self, image: Array, guide: Array, out: Array, top: int, bottom: int) -> None:
         """Filter rows top to bottom of one picture (C, H, W)."""
         channels, height, width = image.shape
         first, last = max(0, top - self.radius), min(height, bottom + self.radius)
@@ -147,29 +152,28 @@ class _Bilateral:
         size = (channels, last - first + self.rows, blocks * self.vector + 2 * self.radius)
         inner = (slice(None), slice(0, last - first), slice(self.radius, self.radius + width))
         near = guide[:, first:last] * self.scale
-        padded = near.new_full(size, 2 * float(near.abs().max()) + FAR)
+        padded = np.full(size, 2 * float(np.abs(near).max()) + FAR, near.dtype)
         padded[inner] = near
         values = padded
         if not self.own:
-            values = image.new_zeros(size)
+            values = np.zeros(size, image.dtype)
             values[inner] = image[:, first:last]
-        filtered = image.new_empty((channels, bottom - top + self.rows, blocks * self.vector))
-        item = image.element_size()
+        filtered = np.empty((channels, bottom - top + self.rows, blocks * self.vector), image.dtype)
         self.kernels(
             self.name,
-            padded.data_ptr(),
-            values.data_ptr(),
-            padded.stride(0) * item,
-            padded.stride(1) * item,
+            padded.ctypes.data,
+            values.ctypes.data,
+            padded.strides[0],
+            padded.strides[1],
             last - first,
-            self.spatial.data_ptr(),
+            self.spatial.ctypes.data,
             self.radius,
             top - first,
             bottom - first,
             blocks,
-            filtered.data_ptr(),
-            filtered.stride(0) * item,
-            filtered.stride(1) * item,
+            filtered.ctypes.data,
+            filtered.strides[0],
+            filtered.strides[1],
         )
         result = filtered[:, : bottom - top, :width]
         out[:, top:bottom] = result / self.scale if self.own else result
@@ -185,7 +189,11 @@ def _check(image: Tensor, guide: Tensor) -> None:
 
 
 def _over_strips(run: Callable[[int, int], None], height: int) -> None:
-    """Run over all rows, a strip at a time, on torch's number of threads. The kernels release the GIL."""
+    """Run over all rows, a strip at a time, on torch's number of threads. The kernels release the GIL.
+
+    What runs calls numpy, not torch: torch would start its own threads from each of ours, and ours know nothing of the
+    caller's inference mode.
+    """
     strips = [(top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
     threads = min(torch.get_num_threads(), len(strips))
     if threads < 2:

@@ -144,8 +144,9 @@ class PyramidTextureFilter(nn.Module):
             size = (fine.shape[-2], fine.shape[-1])
             guided = smooth(_resized(engine, result, size, enlargement), fine, narrow)
             laplacian = fine - _resized(engine, coarse, size, blurred_enlargement)
-            sharpened = smooth(guided + laplacian, guided, wide)
-            result = smooth(sharpened, sharpened, wide)
+            result = smooth(guided + laplacian, guided, wide)
+            del guided, laplacian
+            result = smooth(result, result, wide)
             coarse = fine
         return result.to(x.dtype)
 

@@ -137,10 +137,10 @@ def _planes(values: NDArray[Any]) -> Tensor:
 
 
 def _restored(planes: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """(H, W, C) of a type; whole numbers are rounded half up."""
+    """(H, W, C) of a type; whole numbers are rounded half up. The planes are used up."""
     values = planes[0].permute(1, 2, 0).cpu()
     if dtype in FULL:
-        values = (values * FULL[dtype] + 0.5).clamp_(0, FULL[dtype] + 0.5)
+        values = values.mul_(FULL[dtype]).add_(0.5).clamp_(0, FULL[dtype] + 0.5)
     return values.numpy().astype(dtype)
 
 
