@@ -200,18 +200,39 @@ def _difference(name: str, runs: dict[str, Callable[[], object]], exact: Tensor)
 
 
 def scaling(side: int, most: int, rounds: int) -> None:
-    """Wall time by threads; the machine should have nothing else to do."""
+    """Wall time by threads, which needs a machine with nothing else to do, and what CPU time alone says.
+
+    With free cores, n threads take the part outside the strips and an n-th of the rest.
+    """
     x = planes(scene(0, side)[1])
-    times: dict[int, list[float]] = {threads: [] for threads in range(1, most + 1)}
     filtered(NATIVE, x)
+    wall: dict[int, list[float]] = {threads: [] for threads in range(1, most + 1)}
+    in_all: dict[int, list[float]] = {threads: [] for threads in wall}
     for _ in range(rounds):
-        for threads, taken in times.items():
+        for threads in wall:
             torch.set_num_threads(threads)
-            taken.append(seconds(lambda: filtered(NATIVE, x), time.perf_counter))
-    print("| threads | seconds, best | speed-up, best | speed-up, median of rounds |\n|---|---|---|---|")
-    for threads, taken in times.items():
-        ratio = statistics.median(one / t for one, t in zip(times[1], taken, strict=True))
-        print(f"| {threads} | {min(taken):.3f} | {min(times[1]) / min(taken):.2f} | {ratio:.2f} |")
+            start = time.process_time()
+            wall[threads].append(seconds(lambda: filtered(NATIVE, x), time.perf_counter))
+            in_all[threads].append(time.process_time() - start)
+    alone = _outside_strips(x)
+    print("| threads | wall seconds, best | speed-up, best | CPU seconds in all, median | speed-up with free cores |")
+    print("|---|---|---|---|---|")
+    for threads, taken in wall.items():
+        cpu = statistics.median(in_all[threads])
+        free = statistics.median(in_all[1]) / (alone + (cpu - alone) / threads)
+        print(f"| {threads} | {min(taken):.3f} | {min(wall[1]) / min(taken):.2f} | {cpu:.3f} | {free:.2f} |")
+    print(f"\nCPU seconds outside the strips, one thread: {alone:.3f}")
+
+
+def _outside_strips(x: Tensor) -> float:
+    torch.set_num_threads(1)
+    inside = []
+    over_strips = bilateral._over_strips
+    bilateral._over_strips = lambda *args: inside.append(seconds(lambda: over_strips(*args)))
+    try:
+        return seconds(lambda: filtered(NATIVE, x)) - sum(inside)
+    finally:
+        bilateral._over_strips = over_strips
 
 
 # Memory

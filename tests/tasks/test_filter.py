@@ -165,6 +165,12 @@ def test_linear_light(tmp_path):
     shown = filter_pipeline(device="cpu", apply="tonemap")(tmp_path / "a.hdr")
     assert shown.pixels.dtype == np.uint16
     assert not shown.is_linear
+    pytest.importorskip("OpenEXR")
+    write_raster(tmp_path / "b.exr", Raster(light, np.full((20, 22), 0.5, np.float32), kind="exr"))
+    files = FilteredFiles(filter_pipeline(device="cpu", apply="tonemap"), tmp_path / "out")
+    mapped = read_raster(files.add(str(tmp_path / "b.exr")).path)
+    assert (mapped.alpha == 32768).all()
+    assert mapped.pixels.dtype == np.uint16
     with pytest.raises(InputError, match="linear light"):
         filter_pipeline(device="cpu", apply="enhance")(tmp_path / "a.hdr")
 
@@ -247,7 +253,10 @@ def test_files_keep_names_and_kinds(folder, pipe, tmp_path):
     assert format_of(paths[1]) == "JPEG"
     bad = files.add(str(folder / "c.png"))
     assert bad.error
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg"]
+    Image.fromarray(image(12, 9, 9, dtype=np.float32)).save(folder / "d.tiff")
+    grey = read_raster(files.add(str(folder / "d.tiff")).path)
+    np.testing.assert_array_equal(grey.pixels, pipe(folder / "d.tiff").pixels)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg", "d.tif"]
 
 
 def test_one_name_from_two_folders(folder, pipe, tmp_path):
@@ -313,7 +322,7 @@ def test_video_is_filtered_frame_by_frame(tmp_path, pipe):
     steps = []
     result = FilteredFiles(pipe, tmp_path / "out").add(str(source), step=lambda: steps.append(1), compare=True)
     assert result.frames == len(steps) == 30
-    assert result.path.endswith("a.mp4")
+    assert result.path.endswith("a.mkv")
     assert (tmp_path / "out" / "a.compare.html").exists()
     with VideoReader(source) as sent, VideoReader(result.path) as made:
         for one, other in zip(sent, made, strict=True):

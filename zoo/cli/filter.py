@@ -104,8 +104,8 @@ def filter_(
 ) -> None:
     """Take texture away from pictures and videos and keep their structure, or use that for something.
 
-    A picture keeps its depth, transparency and colour profile. JPEG, .hdr and .exr stay what they are, a video becomes
-    .mp4 (frame by frame, so it can flicker), all else PNG.
+    A picture keeps its depth, transparency and colour profile. JPEG, .hdr and .exr stay what they are, all else becomes
+    PNG. Videos are filtered frame by frame, so they can flicker; they become H.264 in .mp4, .mov or .mkv.
 
     [bold]Examples[/]
 

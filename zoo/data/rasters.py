@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from zoo.data.images import SUFFIXES, Source, check_size, open_image, open_source, orientation
 from zoo.data.radiance import read_radiance, write_radiance
-from zoo.errors import InputError, UsageError
+from zoo.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -219,21 +219,23 @@ def _openexr() -> Any:
     try:
         import OpenEXR
     except ImportError:
-        raise UsageError("reading and writing .exr needs OpenEXR", hint="pip install 'zoo[hdr]'") from None
+        raise InputError("reading and writing .exr needs OpenEXR", hint="pip install 'zoo[hdr]'") from None
     return OpenEXR
 
 
 def suffix_for(raster: Raster, like: str) -> str:
-    """The file type that keeps a picture: JPEG stays JPEG, linear float stays what it was, all else becomes PNG."""
+    """The file type that keeps a picture: JPEG, linear light and float grey stay, the rest becomes PNG."""
     if raster.is_linear:
         return f".{raster.kind}"
+    if raster.pixels.dtype == np.float32:
+        return ".tif"
     if like.lower() in (".jpg", ".jpeg", ".jpe", ".jfif") and raster.alpha is None and raster.pixels.dtype == np.uint8:
         return like
     return ".png"
 
 
 def write_raster(path: Path, raster: Raster) -> None:
-    """Write a picture as its suffix says: .png (8 or 16 bits), .jpg, .hdr, .exr.
+    """Write a picture as its suffix says: .png (8 or 16 bits), .jpg, .tif (float grey), .hdr, .exr.
 
     The file appears whole or not at all.
 
@@ -261,6 +263,8 @@ def _encode(file: IO[bytes], raster: Raster, suffix: str) -> None:
         options: dict[str, Any] = {"icc_profile": raster.profile} if raster.profile else {}
         if suffix == ".png":
             image.save(file, "PNG", compress_level=3, **options)
+        elif suffix == ".tif":
+            image.save(file, "TIFF", **options)
         else:
             image.save(file, "JPEG", quality=95, subsampling=0, **options)
 

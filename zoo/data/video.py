@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo import settings
-from zoo.errors import InputError, UsageError
+from zoo.errors import InputError
 
 __all__ = ["VIDEO_SUFFIXES", "Frame", "VideoReader", "VideoWriter", "is_video"]
 
@@ -59,8 +59,7 @@ class VideoReader:
         frames: How many there are, as the file says; 0 where it does not.
 
     Raises:
-        InputError: It cannot be opened, or has no picture.
-        UsageError: PyAV is not installed.
+        InputError: It cannot be opened, has no picture, or PyAV is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -239,5 +238,5 @@ def _av() -> Any:
     try:
         import av
     except ImportError:
-        raise UsageError("videos need PyAV", hint="pip install 'zoo[video]'") from None
+        raise InputError("videos need PyAV", hint="pip install 'zoo[video]'") from None
     return av

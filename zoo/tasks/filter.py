@@ -303,11 +303,14 @@ class FilterPipeline:
             InputError: The application wants another kind of picture.
         """
         height, width = raster.pixels.shape[:2]
+        alpha = raster.alpha
+        if alpha is not None and alpha.dtype != self.dtype(raster):
+            alpha = (np.clip(alpha, 0, 1) * 65535 + 0.5).astype(np.uint16)
         return Filtered(
             source,
             self.pixels(raster, source),
             raster.pixels,
-            raster.alpha,
+            alpha,
             raster.profile,
             raster.is_linear and self.settings.apply is None,
             raster.is_linear,
@@ -332,9 +335,14 @@ class FilterPipeline:
         error = float((self.model(x) - exact(x)).double().square().mean())
         return 10 * math.log10(max(peak, 1e-12) ** 2 / max(error, 1e-20))
 
+    def dtype(self, raster: Raster) -> np.dtype[Any]:
+        """Type of a result's pixels: the picture's own; 16 bits where light is mapped to the screen."""
+        mapped = raster.is_linear and self.settings.apply is not None
+        return np.dtype(np.uint16) if mapped else raster.pixels.dtype
+
     @torch.inference_mode()
     def pixels(self, raster: Raster, source: str) -> NDArray[Any]:
-        """The filtered pixels of one picture, of its own type; 16 bits where light was mapped to the screen.
+        """The filtered pixels of one picture, of the type that `dtype` says.
 
         Raises:
             InputError: The application wants another kind of picture.
@@ -349,8 +357,7 @@ class FilterPipeline:
             return _restored(self.model(x), raster.pixels.dtype)
         if settings.apply == "tonemap" and not raster.is_linear:
             x = applications.to_linear(x)
-        dtype = np.dtype(np.uint16) if raster.is_linear else raster.pixels.dtype
-        return _restored(self._application()(x, self.model), dtype)
+        return _restored(self._application()(x, self.model), self.dtype(raster))
 
     def _application(self) -> "partial[Tensor]":
         settings = self.settings

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePath
 
+import numpy as np
 from PIL.Image import Image, Resampling
 
 from zoo.data.images import Source
@@ -21,6 +22,7 @@ __all__ = ["FilteredFiles"]
 
 SIGMAS_S, SIGMAS_R = (3.0, 5.0, 8.0), (0.02, 0.05, 0.09)  # of a preview
 PREVIEW = 360  # pixels a side of each of its pictures, from the middle of the source
+VIDEOS = {".mp4": ".mp4", ".m4v": ".mp4", ".mov": ".mov"}  # what stays; .mkv, which takes any sound, is for the rest
 PAGE = 2400  # pixels that a side of a picture on a page has at most
 
 
@@ -90,14 +92,15 @@ class FilteredFiles:
     def _picture(self, source: str) -> Filtered:
         raster = self.pipe.read(source)
         kind = raster.kind if self.pipe.settings.apply is None else "picture"
-        path = self._free(source, suffix_for(replace(raster, kind=kind), PurePath(source.partition("?")[0]).suffix))
+        empty = np.empty((0, 0, 1), self.pipe.dtype(raster))
+        path = self._free(source, suffix_for(replace(raster, pixels=empty, kind=kind), _suffix(source)))
         result = self.pipe.filtered(raster, source)
         assert result.pixels is not None  # it has no error
-        write_raster(path, replace(raster, pixels=result.pixels, kind=kind))
+        write_raster(path, replace(raster, pixels=result.pixels, alpha=result.alpha, kind=kind))
         return replace(result, path=str(path))
 
     def _video(self, source: str, step: Callable[[], None]) -> Filtered:
-        path = self._free(source, ".mp4")
+        path = self._free(source, VIDEOS.get(_suffix(source).lower(), ".mkv"))
         count, damage, first = 0, None, None
         with VideoReader(source) as reader, VideoWriter(path, reader.size, reader.rate, sound_of=source) as writer:
             for frame in reader:
@@ -168,6 +171,10 @@ class FilteredFiles:
             raise _there(path)
         self._own.add(path.absolute())
         return path
+
+
+def _suffix(source: str) -> str:
+    return PurePath(source.partition("?")[0]).suffix
 
 
 def _there(path: Path) -> InputError:
