@@ -3,7 +3,7 @@
     python benchmarks/texture_filter.py                  # speed at 1024x1024, one thread: two to three minutes
     python benchmarks/texture_filter.py --threads 2      # wall time on one and on two threads
     python benchmarks/texture_filter.py --memory         # peak memory, and seconds, by size; up to 4096x4096
-    python benchmarks/texture_filter.py --memory --large # also 100 megapixels: minutes, and 11 GB
+    python benchmarks/texture_filter.py --memory --large # also 100 megapixels: minutes, and 8 GB
     python benchmarks/texture_filter.py --quality        # PSNR and SSIM to a known structure
     python benchmarks/texture_filter.py --fast           # how near --fast is, on scikit-image's photographs
     python benchmarks/texture_filter.py --gpu            # milliseconds a megapixel on a CUDA device
