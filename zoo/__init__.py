@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from zoo.layers.inference import optimize as optimize
     from zoo.registry.names import list_names as list_models
     from zoo.registry.names import resolve as card
+    from zoo.tasks.filter import texture_filter as texture_filter
     from zoo.tasks.pipeline import pipeline as pipeline
 
 __version__ = "0.1.0"
 
-__all__ = ["card", "create_model", "list_models", "metrics", "optimize", "pipeline"]
+__all__ = ["card", "create_model", "list_models", "metrics", "optimize", "pipeline", "texture_filter"]
 
 # public name -> module, or module:name. Nothing here is imported before it is asked for.
 _PUBLIC = {
@@ -25,6 +26,7 @@ _PUBLIC = {
     "metrics": "zoo.metrics",
     "optimize": "zoo.layers.inference:optimize",
     "pipeline": "zoo.tasks.pipeline:pipeline",
+    "texture_filter": "zoo.tasks.filter:texture_filter",
 }
 
 

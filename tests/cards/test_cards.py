@@ -88,4 +88,5 @@ def test_the_lines_under_use_run(name):
     (code,) = re.findall(r"## Use\n```python\n(.*?)```", card.body, re.DOTALL)
     space = {}
     exec(code, space)
-    assert space["logits"].shape == (1, card.builder_args["num_classes"])
+    if card.task == "classify":
+        assert space["logits"].shape == (1, card.builder_args["num_classes"])

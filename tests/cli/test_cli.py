@@ -21,7 +21,7 @@ from zoo.errors import UsageError, ZooError
 from zoo.registry.names import list_names
 
 ARCH = "reste_resnet20_cifar"
-COMMANDS = ["list", "info", "predict", "embed", "pull", "convert", "cache"]
+COMMANDS = ["list", "info", "predict", "embed", "filter", "pull", "convert", "cache"]
 COMMANDS += ["train", "eval", "verify", "export", "doctor", "publish", "mirror"]
 
 

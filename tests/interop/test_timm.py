@@ -95,7 +95,7 @@ class TestInOneProcess:
 
         for name in zoo.list_models():
             card = zoo.card(name)
-            if card.default:
+            if card.default and card.task != "filter":  # timm has networks that classify or embed
                 assert timm.get_pretrained_cfg(card.architecture).tag == card.tag
 
     def test_own_weights_as_a_dict(self, tmp_path):

@@ -11,6 +11,7 @@ EXTRAS = {
     "train": ("accelerate",),
     "index": ("pyarrow",),
     "video": ("av",),
+    "hdr": ("OpenEXR",),
     "export": ("onnx", "onnxruntime"),
     "demo": ("gradio",),
     "sign": ("model_signing",),

@@ -123,7 +123,7 @@ def _cells(card: "Card") -> tuple[str, ...]:
         card.task,
         _count(card.params),
         "-" if card.gmacs is None else f"{card.gmacs:.2f}",
-        f"{width}x{height}",
+        "any" if card.task == "filter" else f"{width}x{height}",
         out.size(card.weights.bytes),
         _figure(card),
         card.weights.status,
@@ -161,7 +161,10 @@ def _facts(card: "Card") -> list[tuple[str, str]]:
         ("GMACs", f"{card.gmacs:g}" if card.gmacs else ""),
         (
             "input",
-            f"{width}x{height} pixels, {channels} channels, {card.input.interpolation}, crop {card.input.crop_pct:g}",
+            "pictures of any size"
+            if card.task == "filter"
+            else f"{width}x{height} pixels, {channels} channels, "
+            f"{card.input.interpolation}, crop {card.input.crop_pct:g}",
         ),
         ("engine", ENGINES.get(card.builder_args.get("act_bits", 0), "")),
         ("labels", card.labels or ""),

@@ -8,10 +8,10 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,19 @@ from zoo.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Item", "Picture", "Source", "expand", "from_array", "read_picture"]
+__all__ = [
+    "SUFFIXES",
+    "Item",
+    "Picture",
+    "Source",
+    "check_size",
+    "expand",
+    "from_array",
+    "open_image",
+    "open_source",
+    "orientation",
+    "read_picture",
+]
 
 SUFFIXES = frozenset(
     [
@@ -53,6 +65,7 @@ SUFFIXES = frozenset(
 MAX_ASPECT = 100
 ORIENTATION = 0x0112  # the EXIF tag
 
+T = TypeVar("T")
 Source = str | os.PathLike[str]
 Item = Any  # a Source, a PIL picture, an array (H, W, C) of uint8, or the InputError that stands in a bad one's place
 
@@ -70,13 +83,16 @@ class Picture:
     note: str | None = None
 
 
-def expand(inputs: Iterable[Source], stdin: TextIO | None = None) -> Iterator[str | InputError]:
+def expand(
+    inputs: Iterable[Source], stdin: TextIO | None = None, suffixes: Set[str] = SUFFIXES
+) -> Iterator[str | InputError]:
     """The single pictures that arguments stand for, one at a time and in order.
 
     Args:
         inputs: Files, folders (searched to the bottom, sorted by name), globs, http(s) addresses, or "-" for a list of
             any of these on standard input, one a line.
         stdin: What "-" reads, by default the process's own.
+        suffixes: Of the files that are looked for in folders.
 
     Yields:
         A path or address, not yet opened; or an InputError for a folder or a glob without a picture.
@@ -86,19 +102,21 @@ def expand(inputs: Iterable[Source], stdin: TextIO | None = None) -> Iterator[st
         if text == "-":
             for line in stdin or sys.stdin:
                 if entry := line.rstrip("\r\n"):
-                    yield from _expand_one(entry)
+                    yield from _expand_one(entry, suffixes)
         else:
-            yield from _expand_one(text)
+            yield from _expand_one(text, suffixes)
 
 
-def _expand_one(text: str) -> Iterator[str | InputError]:
+def _expand_one(text: str, suffixes: Set[str]) -> Iterator[str | InputError]:
     if is_url(text):
         yield text
     elif os.path.isdir(text):  # noqa: PTH112 - a path with a null byte is a missing file here, not a ValueError
-        yield from _or_error(_walk(text), f"{text}: no picture in this folder", f"looked for {_suffix_list()}")
+        yield from _or_error(
+            _walk(text, suffixes), f"{text}: no picture in this folder", f"looked for {', '.join(sorted(suffixes))}"
+        )
     elif glob.has_magic(text) and not os.path.lexists(text):
         yield from _or_error(
-            _matches(text), f"{text}: nothing matches", "quote the pattern; ** also looks into folders"
+            _matches(text, suffixes), f"{text}: nothing matches", "quote the pattern; ** also looks into folders"
         )
     else:
         yield text
@@ -113,7 +131,7 @@ def _or_error(found: Iterator[str], message: str, hint: str) -> Iterator[str | I
         yield InputError(message, hint=hint)
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, suffixes: Set[str]) -> Iterator[str]:
     """Pictures of a folder and the folders in it, by name; hidden entries and links to folders are left out."""
     try:
         with os.scandir(folder) as entries:
@@ -123,27 +141,23 @@ def _walk(folder: str) -> Iterator[str]:
     for name, is_folder in listed:
         path = os.path.join(folder, name)  # noqa: PTH118 - a Path an entry costs more than the rest of the loop
         if is_folder:
-            yield from _walk(path)
-        elif _is_picture(name):
+            yield from _walk(path, suffixes)
+        elif _has_suffix(name, suffixes):
             yield path
 
 
-def _matches(pattern: str) -> Iterator[str]:
+def _matches(pattern: str, suffixes: Set[str]) -> Iterator[str]:
     any_suffix = glob.has_magic(Path(pattern).suffix) or not Path(pattern).suffix
     for path in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
         if os.path.isdir(path):  # noqa: PTH112
             if "**" not in pattern:  # there the files of the folder match by themselves
-                yield from _walk(path)
-        elif not any_suffix or _is_picture(path):
+                yield from _walk(path, suffixes)
+        elif not any_suffix or _has_suffix(path, suffixes):
             yield path
 
 
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
-
-
-def _suffix_list() -> str:
-    return ", ".join(sorted(SUFFIXES))
+def _has_suffix(name: str, suffixes: Set[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122
 
 
 def read_picture(source: Source | bytes, *, name: str | None = None) -> Picture:
@@ -159,12 +173,17 @@ def read_picture(source: Source | bytes, *, name: str | None = None) -> Picture:
     Raises:
         InputError: It cannot be had, is no picture, is damaged, or exceeds a limit; one line says which.
     """
+    return open_source(source, name, _decode)
+
+
+def open_source(source: Source | bytes, name: str | None, decode: Callable[[Any, str], T]) -> T:
+    """What `decode(file, name)` makes of a source; the arguments and errors of `read_picture`."""
     name = name or ("the picture" if isinstance(source, bytes) else os.fspath(source))
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), name)
+        return decode(io.BytesIO(source), name)
     text = os.fspath(source)
     if is_url(text):
-        return _decode(io.BytesIO(fetch(text)), name)
+        return decode(io.BytesIO(fetch(text)), name)
     try:
         status = os.stat(text)  # noqa: PTH116 - see _walk
         if stat.S_ISDIR(status.st_mode):
@@ -174,7 +193,7 @@ def read_picture(source: Source | bytes, *, name: str | None = None) -> Picture:
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{name} is no regular file", hint="pipes and devices are not read; give a file")
         with open(text, "rb") as file:  # noqa: PTH123
-            return _decode(file, name)
+            return decode(file, name)
     except FileNotFoundError:
         raise InputError(f"{name}: no such file", hint=_nearest(text)) from None
     except PermissionError:
@@ -222,6 +241,15 @@ def from_image(image: "Image", name: str) -> Picture:
 
 
 def _decode(file: Any, name: str) -> Picture:
+    return open_image(file, name, lambda image: Picture(_upright_rgb(image, name), _frames(image)))
+
+
+def open_image(file: Any, name: str, decode: Callable[["Image"], T]) -> T:
+    """What `decode` makes of an open file that Pillow can read.
+
+    Raises:
+        InputError: It cannot, or the picture is damaged or too large.
+    """
     from PIL import Image, UnidentifiedImageError
 
     limit = settings.max_pixels()
@@ -230,7 +258,7 @@ def _decode(file: Any, name: str) -> Picture:
         Image.MAX_IMAGE_PIXELS = limit
     try:
         with Image.open(file) as image:
-            return Picture(_upright_rgb(image, name), _frames(image))
+            return decode(image)
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -273,15 +301,24 @@ def _frames(image: "Image") -> str | None:
 def _upright_rgb(image: "Image", name: str) -> "Image":
     """Check the limits from the header, then decode."""
     width, height = image.size
+    check_size(width, height, name)
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InputError(f"{name} is {width} x {height} pixels, longer than 1:{MAX_ASPECT}", hint="crop it first")
+    image.load()
+    return _upright(_rgb(image), image)
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuse a picture before it is decoded.
+
+    Raises:
+        InputError: It has no pixel, or more than the limit.
+    """
     limit = settings.max_pixels()
     if width * height > limit:
         raise _bomb(name, f"{width} x {height} pixels, more", limit)
     if not width or not height:
         raise InputError(f"{name} is {width} x {height} pixels", hint="give a picture with content")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise InputError(f"{name} is {width} x {height} pixels, longer than 1:{MAX_ASPECT}", hint="crop it first")
-    image.load()
-    return _upright(_rgb(image), image)
 
 
 def _rgb(image: "Image") -> "Image":
@@ -313,10 +350,6 @@ def _upright(rgb: "Image", image: "Image") -> "Image":
     """The picture turned and mirrored as its EXIF orientation says."""
     from PIL.Image import Transpose
 
-    try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # a broken EXIF block says nothing about the pixels, which are whole
-        return rgb
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT,
         3: Transpose.ROTATE_180,
@@ -326,7 +359,16 @@ def _upright(rgb: "Image", image: "Image") -> "Image":
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    return rgb.transpose(turns[orientation]) if orientation in turns else rgb
+    turn = turns.get(orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def orientation(image: "Image") -> int:
+    """The EXIF orientation, 1 where there is none."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a broken EXIF block says nothing about the pixels, which are whole
+        return 1
 
 
 def _nearest(path: str) -> str:

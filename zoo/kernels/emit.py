@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-__all__ = ["CONV_ARGS", "LANES", "NORM_ARGS", "PACK_ARGS", "module"]
+__all__ = ["CONV_ARGS", "LANES", "NORM_ARGS", "PACK_ARGS", "Emitter", "function", "module"]
 
 LANES = 8  # output channels in a vector, and the bits of one output byte
 
@@ -83,7 +83,7 @@ class Emitter:
     """A builder at work inside one function, with the few things said again and again."""
 
     b: ir.IRBuilder
-    fused: bool
+    fused: bool = False
 
     def at(self, pointer: ir.Value, offset: ir.Value, size: int = 1) -> ir.Value:
         """Address `offset` elements of `size` bytes behind a pointer."""
@@ -156,13 +156,16 @@ class Emitter:
             self.store(value, self.b.inttoptr(pointer, PTR))
 
 
-def _function(module: ir.Module, name: str, args: tuple[str, ...], fused: bool) -> tuple[Emitter, dict[str, ir.Value]]:
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR]), name)
-    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), fused)
-    body = function.append_basic_block("start")
+def function(
+    module: ir.Module, name: str, args: tuple[str, ...], fused: bool = False
+) -> tuple[Emitter, dict[str, ir.Value]]:
+    """A new function of a module, and the arguments that it finds behind its pointer."""
+    made = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR]), name)
+    e = Emitter(ir.IRBuilder(made.append_basic_block("entry")), fused)
+    body = made.append_basic_block("start")
     values = {}
     for i, arg in enumerate(args):
-        values[arg] = e.load(I64, e.at(function.args[0], I64(8 * i)), align=8)
+        values[arg] = e.load(I64, e.at(made.args[0], I64(8 * i)), align=8)
     e.b.branch(body)
     e.b.position_at_end(body)
     return e, values
@@ -254,7 +257,7 @@ def _conv(module: ir.Module, kind: str, tile: int, fused: bool) -> None:
     Kinds: "count" stores the integer accumulators; "sign" stores bits by one threshold a channel; "add" finishes with
     ReLU, norm and skip in float32 and stores these and their sign bits.
     """
-    e, a = _function(module, f"conv_{kind}", CONV_ARGS, fused)
+    e, a = function(module, f"conv_{kind}", CONV_ARGS, fused)
     b = e.b
     weight, mask = (b.inttoptr(a[name], PTR) for name in ("weight", "mask"))
     tables = {name: e.table(tile) for name in PLACES}
@@ -309,7 +312,7 @@ def _finish(e: Emitter, a: dict[str, ir.Value], acc: ir.Value, skip: ir.Value, c
 
 def _pack(module: ir.Module, fused: bool) -> None:
     """Sign bits of a float map."""
-    e, a = _function(module, "pack", PACK_ARGS, fused)
+    e, a = function(module, "pack", PACK_ARGS, fused)
     b = e.b
     seen = e.variable(I8, I8(0))
     width = b.mul(a["blocks"], I64(LANES))
@@ -326,7 +329,7 @@ def _pack(module: ir.Module, fused: bool) -> None:
 
 def _norm(module: ir.Module, fused: bool) -> None:
     """relu(x) * alpha + beta, in place."""
-    e, a = _function(module, "norm", NORM_ARGS, fused)
+    e, a = function(module, "norm", NORM_ARGS, fused)
     b = e.b
     width = b.mul(a["blocks"], I64(LANES))
     with e.loop(a["first"], a["end"]) as pixel:

@@ -8,13 +8,13 @@ import ctypes
 import functools
 import platform
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["Kernels", "NoKernels", "load", "multiplies_then_adds_at_once"]
+__all__ = ["Kernels", "NoKernels", "compile_ir", "host_features", "load", "multiplies_then_adds_at_once"]
 
 Kernel = Callable[[bytes], object]
 
@@ -71,7 +71,7 @@ def _instructions(cpu: str | None, features: dict[str, bool]) -> str:
 
 @functools.cache
 def load(cpu: str | None = None) -> Kernels:
-    """Compile the kernels once a process.
+    """Compile the 1-bit kernels once a process.
 
     Args:
         cpu: A CPU name that LLVM knows, such as "x86-64-v3" for AVX2 at most; None is this CPU.
@@ -79,30 +79,57 @@ def load(cpu: str | None = None) -> Kernels:
     Raises:
         NoKernels: llvmlite is missing or too old, the CPU is big-endian, or its code generator refuses.
     """
+    features = host_features()
+    from zoo.kernels import emit
+
+    tile = 8 if not cpu and features.get("avx512f") else 4  # as many sums as fit the vector registers
+    names = ("conv_count", "conv_sign", "conv_add", "pack", "norm")
+    return compile_ir(str(emit.module(tile, multiplies_then_adds_at_once())), names, cpu)
+
+
+def host_features() -> dict[str, bool]:
+    """What this CPU can do, by LLVM's names.
+
+    Raises:
+        NoKernels: llvmlite is missing, or the CPU is big-endian.
+    """
     try:
         import llvmlite.binding as llvm
-
-        from zoo.kernels import emit
     except ImportError as error:
         raise NoKernels(f"{error}; pip install 'zoo[fast]' brings it") from error
     if struct.pack("=h", 1) != struct.pack("<h", 1):
         raise NoKernels("the kernels want a little-endian CPU")
+    return dict(llvm.get_host_cpu_features())
+
+
+def compile_ir(source: str, names: Sequence[str], cpu: str | None = None) -> Kernels:
+    """Machine code for functions that take one pointer to their arguments.
+
+    Args:
+        source: LLVM IR that is vectors already.
+        names: Its functions.
+        cpu: See `load`.
+
+    Raises:
+        NoKernels: LLVM refuses.
+    """
+    found = host_features()
+    import llvmlite.binding as llvm
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    found = dict(llvm.get_host_cpu_features())
-    features = "" if cpu else llvm.get_host_cpu_features().flatten()
-    tile = 8 if not cpu and found.get("avx512f") else 4  # as many sums as fit the vector registers
     try:
         machine = llvm.Target.from_default_triple().create_target_machine(
-            cpu=cpu or llvm.get_host_cpu_name(), features=features, opt=3, jit=True
+            cpu=cpu or llvm.get_host_cpu_name(),
+            features="" if cpu else llvm.get_host_cpu_features().flatten(),
+            opt=3,
+            jit=True,
         )
-        compiled = llvm.parse_assembly(str(emit.module(tile, multiplies_then_adds_at_once())))
+        compiled = llvm.parse_assembly(source)
         compiled.triple = machine.triple
         compiled.data_layout = str(machine.target_data)
         tuning = llvm.create_pipeline_tuning_options(speed_level=2)
-        tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = (
-            False  # the IR is vectors already
-        )
+        tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
         builder = llvm.create_pass_builder(machine, tuning)
         builder.getModulePassManager().run(compiled, builder)
         engine = llvm.create_mcjit_compiler(compiled, machine)
@@ -110,6 +137,5 @@ def load(cpu: str | None = None) -> Kernels:
     except (RuntimeError, AttributeError) as error:
         raise NoKernels(f"LLVM does not compile the kernels here: {error}") from error
     kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-    names = ("conv_count", "conv_sign", "conv_add", "pack", "norm")
     functions = {name: kind(engine.get_function_address(name)) for name in names}
     return Kernels(_instructions(cpu, found), functions, (engine, machine))

@@ -190,7 +190,11 @@ def pipeline(
     if topk < 1 or (batch_size is not None and batch_size < 1) or (workers is not None and workers < 0):
         raise UsageError("topk and batch_size start at 1, workers at 0", hint="leave them out for the defaults")
     what = task or card.task
-    if what not in ("classify", "embed") or (what == "classify" and card.task != "classify"):
+    if card.task == what == "filter":
+        from zoo.tasks.filter import filter_pipeline
+
+        return cast(Any, filter_pipeline(device=device))  # called alike; it has no network to prepare pictures for
+    if what not in ("classify", "embed") or card.task == "filter" or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
     if explain and what != "classify":
         raise UsageError("only classifications are explained", hint="leave explain out, or leave the task to the card")

@@ -1,0 +1,242 @@
+"""Videos a frame at a time: upright RGB with timestamps in, H.264 out, sound copied.
+
+Needs PyAV (`zoo[video]`). Memory does not grow with the length of a video.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo import settings
+from zoo.errors import InputError
+
+__all__ = ["VIDEO_SUFFIXES", "Frame", "VideoReader", "VideoWriter", "is_video"]
+
+VIDEO_SUFFIXES = frozenset([".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"])
+TICKS = 90_000  # time stamps a second in what is written
+BT709, LIMITED, HD = 1, 1, 720  # codes of H.264's colour matrix and range; untagged videos this high are BT.709
+UNTAGGED = 2
+SLACK = 0.5  # seconds that a whole video's last frame may begin before the end that its file promises
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, upright.
+        time: Seconds from the video's beginning.
+    """
+
+    pixels: NDArray[np.uint8]
+    time: float
+
+
+def is_video(name: str) -> bool:
+    """Whether a name ends like a video's."""
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+class VideoReader:
+    """The frames of a video file, decoded as they are asked for.
+
+    Iterating gives `Frame`s; where the file turns out to be damaged, an `InputError` is given in place of the rest. Use
+    it in a `with`.
+
+    Args:
+        path: A video file.
+
+    Attributes:
+        size: Width and height, upright.
+        rate: Frames a second, on average.
+        frames: How many there are, as the file says; 0 where it does not.
+
+    Raises:
+        InputError: It cannot be opened, has no picture, or PyAV is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        av = _av()
+        self.path = str(path)
+        try:
+            self._container = av.open(self.path)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file", hint="check the path") from None
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise _damaged(self.path, error) from error
+        try:
+            if not self._container.streams.video:
+                raise InputError(f"{path} has no picture", hint="give a video")
+            self._stream = self._container.streams.video[0]
+            self.rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+            self.frames: int = self._stream.frames
+            self._frames = self._decoded()
+            self._first = next(self._frames, None)  # tells the rotation
+            if isinstance(self._first, InputError):
+                raise self._first
+            if self._first is None:
+                raise InputError(f"{path} has no frame", hint="give a video with content")
+            height, width = self._first.pixels.shape[:2]
+            self.size = width, height
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame | InputError]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        yield from self._frames
+
+    def _decoded(self) -> Iterator[Frame | InputError]:
+        stream = self._stream
+        context = stream.codec_context
+        if context.width * context.height > settings.max_pixels():
+            yield InputError(f"{self.path} has frames of more pixels than the limit", hint="raise ZOO_MAX_PIXELS")
+            return
+        start, last = None, -1.0
+        try:
+            for frame in self._container.decode(stream):
+                time = float(frame.pts * frame.time_base) if frame.pts is not None else last + 1 / float(self.rate)
+                start = time if start is None else start
+                last = time
+                yield Frame(_upright(frame), time - start)
+        except (_av().FFmpegError, OSError, ValueError) as error:
+            yield _damaged(self.path, error)
+            return
+        if start is not None and last - start + SLACK < self._promised():
+            yield InputError(f"{self.path} breaks off after {last - start:.1f} s", hint="fetch it again")
+
+    def _promised(self) -> float:
+        """Seconds that the file says it has; 0 where it does not say them of the pictures."""
+        if self._stream.duration:
+            return float(self._stream.duration * self._stream.time_base)
+        tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", self._stream.metadata.get("DURATION", ""))  # Matroska
+        if tag:
+            return 3600 * float(tag[1]) + 60 * float(tag[2]) + float(tag[3])
+        alone = len(self._container.streams) == 1
+        return float(self._container.duration or 0) / 1e6 if alone else 0.0
+
+
+def _upright(frame: Any) -> NDArray[np.uint8]:
+    matrix = "ITU709" if frame.colorspace == UNTAGGED and frame.height >= HD else None
+    pixels = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
+
+
+class VideoWriter:
+    """An H.264 file (yuv420p, BT.709) that grows a frame at a time; sides that are odd are filled up to even ones.
+
+    The file appears under its name when the writer is closed without an error. Use it in a `with`.
+
+    Args:
+        path: .mp4, .mov or .mkv.
+        size: Width and height of the frames.
+        rate: Frames a second, for players that ask.
+        sound_of: A video whose first sound track is copied, as far as its frames reach.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, size: tuple[int, int], rate: Fraction, *, sound_of: str | Path | None = None
+    ) -> None:
+        av = _av()
+        self.path = path
+        self._part = path.with_name(f"{path.stem}.part{path.suffix}")
+        self._sound = None
+        self._packets: Iterator[Any] = iter(())
+        self._container = av.open(str(self._part), "w")
+        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
+        self._stream.width, self._stream.height = (side + side % 2 for side in size)
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.time_base = Fraction(1, TICKS)
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = LIMITED
+        if sound_of is not None:
+            self._open_sound(av, str(sound_of))
+        try:
+            self._container.start_encoding()
+        except (av.FFmpegError, OSError) as error:
+            raise InputError(f"{path} cannot be written: {error.strerror or error}", hint="check the folder") from None
+
+    def _open_sound(self, av: Any, path: str) -> None:
+        source = av.open(path)
+        if not source.streams.audio:
+            source.close()
+            return
+        self._sound = source
+        copied = self._container.add_stream_from_template(source.streams.audio[0])
+        self._packets = self._sound_packets(source, copied)
+
+    @staticmethod
+    def _sound_packets(source: Any, copied: Any) -> Iterator[Any]:
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = copied
+                yield packet
+
+    def write(self, frame: Frame) -> None:
+        """Append a frame; times rise."""
+        av = _av()
+        height, width = frame.pixels.shape[:2]
+        even = np.pad(frame.pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(even, format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+        picture.pts, picture.time_base = round(frame.time * TICKS), Fraction(1, TICKS)
+        self._container.mux(self._stream.encode(picture))
+        self._copy_sound(frame.time)
+
+    def _copy_sound(self, until: float) -> None:
+        for packet in self._packets:
+            time = float(packet.dts * packet.time_base)
+            self._container.mux(packet)
+            if time > until:
+                return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode())
+            self._container.close()
+            if kind is None:
+                self._part.replace(self.path)
+        finally:
+            self._part.unlink(missing_ok=True)
+            if self._sound is not None:
+                self._sound.close()
+
+
+def _damaged(path: str, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return InputError(f"{path} is no video, or damaged: {reason}", hint="fetch or save it again")
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise InputError("videos need PyAV", hint="pip install 'zoo[video]'") from None
+    return av
