@@ -264,7 +264,8 @@ def test_a_repository_in_the_hubs_layout(name, tmp_path):
     assert done.returncode == 0, done.stderr
     x = torch.ones(1, *zoo.card(name).input.size)
     with torch.no_grad():
-        torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), made(x), rtol=0, atol=0)
+        # another process lays weights out at other addresses, by which libraries choose their order of sums
+        torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), made(x), rtol=1e-5, atol=1e-6)
 
 
 def test_torch_hub_loads_the_transformers():

@@ -72,7 +72,7 @@ def choose_implementation(q: Tensor) -> Implementation:
     tracing, exporting = torch.compiler.is_compiling(), torch.compiler.is_exporting()
     if exporting or (tracing and not q.is_cuda and not (torch.is_grad_enabled() and q.requires_grad)):
         return "traced"
-    return "triton" if q.is_cuda and _has_triton() else "plain"
+    return "triton" if q.is_cuda and q.dtype != torch.float64 and _has_triton() else "plain"  # it rounds to float32
 
 
 def traced(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dilations: Sequence[int], kernel_size: int) -> Tensor:
