@@ -12,7 +12,6 @@ from zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from zoo.train.loop import Progress
-    from zoo.train.recipe import Recipe
 
 PANEL = "Train and measure"
 DataRoot = Annotated[
@@ -35,8 +34,15 @@ def train(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/RECIPE")
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto or cpu.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that prepare pictures.", show_default="some, for files"),
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write events for TensorBoard.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipe in full, its size and steps; stop.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -51,23 +57,29 @@ def train(
     zoo train reste_resnet20_cifar schedule.epochs=300 seed=1 --out runs/long
     accelerate launch -m zoo train reste_resnet18_cifar_paper
     """
-    from zoo.train.recipe import load_recipe, recipe_names
+    from zoo.train.recipe import load_recipe
 
     if show_list:
-        for name in recipe_names():
-            out.line(name)
+        _list_recipes()
         return
     if recipe is None:
         raise UsageError("no recipe", hint="zoo train --list names them")
     resolved = load_recipe(recipe, tuple(overrides or ()))
     if dry_run:
-        out.data(_plan(resolved))
+        from zoo.train.plan import plan
+
+        out.data(plan(resolved, data))
         return
     folder = to or Path("runs") / Path(recipe).stem
 
     from zoo.train.loop import train as run
 
-    file = run(resolved, folder, data=data, device=device, report=_report)
+    with out.live() as show:
+
+        def report(at: "Progress") -> None:
+            show(_line(at), (at.epoch - 1 + at.step / at.steps) / at.epochs, stays=at.step == at.steps)
+
+        file = run(resolved, folder, data=data, device=device, workers=workers, tensorboard=tensorboard, report=report)
     out.line(str(file))
 
 
@@ -171,25 +183,23 @@ def verify(
     raise typer.Exit(0 if all(check.holds for check in checks) else 4)
 
 
-def _plan(recipe: "Recipe") -> dict[str, object]:
-    """The resolved recipe and the size of what it trains."""
-    import msgspec
+def _list_recipes() -> None:
+    from zoo.train.recipe import headline, load_recipe, recipe_names
 
-    import zoo
+    rows = []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        rows.append((name, recipe.model, recipe.data.name, str(recipe.schedule.epochs), headline(name)))
+    out.table(
+        ("recipe", "model", "data", "epochs", "what to expect"), rows, right=("epochs",), spare=("what to expect",)
+    )
 
-    model = zoo.create_model(recipe.model, **recipe.model_args)
-    return {**msgspec.to_builtins(recipe), "parameters": sum(p.numel() for p in model.parameters())}
 
-
-def _report(progress: "Progress") -> None:
-    """A line that moves on a terminal, a line an epoch elsewhere."""
-    figures = "  ".join(f"{key} {value:.4g}" for key, value in progress.figures.items())
+def _line(progress: "Progress") -> str:
+    figures = "".join(f"  {key} {value:.4g}" for key, value in progress.figures.items())
     text = (
         f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
-        f"loss {progress.loss:.4f}  {progress.rate:,.0f} images/s"
+        f"loss {progress.loss:.4f}  {progress.rate:,.0f} images/s{figures}"
     )
-    if progress.step == progress.steps:
-        out.status(text + (f"  {figures}" if figures else ""), last=True)
-    else:
-        minutes = round(progress.left / 60)
-        out.status(f"{text}  {minutes // 60}:{minutes % 60:02d} left")
+    minutes = round(progress.left / 60)
+    return f"{text}  {minutes // 60}:{minutes % 60:02d} left" if progress.left else text
