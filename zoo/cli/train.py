@@ -88,10 +88,13 @@ def eval_(
     name: Name,
     dataset: Annotated[
         str,
-        typer.Argument(metavar="DATA", help="A published set, such as cifar10, or a folder with one folder a class."),
+        typer.Argument(
+            metavar="DATA",
+            help="A set, such as cifar10; a folder of class folders; a list; shards; hf: or torchvision:NAME.",
+        ),
     ],
     data: DataRoot = None,
-    split: Annotated[str, typer.Option(help="Part of a published set: train or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Part of the set: train, test, val.")] = "test",
     checkpoint: Checkpoint = None,
     draw: Annotated[
         Path | None,
@@ -145,7 +148,10 @@ def eval_(
 
 @app.command(rich_help_panel=PANEL)
 def verify(
-    name: Name,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Models; none for all that have figures of ours.", show_default=False),
+    ] = None,
     data: DataRoot = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -158,18 +164,23 @@ def verify(
     [bold]Examples[/]
 
     zoo verify reste_resnet20_cifar --data ~/data
+    zoo verify --data ~/data
     """
+    from zoo.tasks.evaluate import measured_names
     from zoo.tasks.evaluate import verify as run
 
-    with out.progress("verify") as step:
-        checks = run(name, root=data, device=device, engine=engine, report=lambda done: step())
+    checks = []
+    for name in names or measured_names():
+        with out.progress(f"verify {name}") as step:
+            checks += run(name, root=data, device=device, engine=engine, report=lambda done: step())
     if json:
         out.data([check.to_dict() for check in checks])
     else:
         out.table(
-            ("metric", "set", "card", "measured", "verdict"),
+            ("model", "metric", "set", "card", "measured", "verdict"),
             [
                 (
+                    check.name,
                     check.figure.metric,
                     f"{check.figure.dataset} {check.figure.split}",
                     f"{check.figure.value:.2f}",

@@ -4,7 +4,7 @@ import csv
 import inspect
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo import settings
 from zoo.data.datasets import Pictures, dataset_names, load_pictures
-from zoo.data.images import SUFFIXES, expand, from_array, from_image, read_picture
+from zoo.data.images import SUFFIXES, Item, expand, from_array, from_image, read_picture
 from zoo.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +60,15 @@ class Samples:
         """
         return self.read(int(self.rows[index]))
 
+    def item(self, index: int) -> Item:
+        """What a pipeline takes for the picture at a place: its path, the picture, or what is wrong with it."""
+        if isinstance(self.read, _Files):
+            return self.read.paths[int(self.rows[index])]
+        try:
+            return self.image(index)
+        except InputError as error:
+            return error
+
 
 def open_data(name: str, split: str, root: Path | None = None) -> Pictures | Samples:
     """One part of a set.
@@ -74,7 +83,6 @@ def open_data(name: str, split: str, root: Path | None = None) -> Pictures | Sam
         root: Folder that holds sets, by default the data folder of the settings.
 
     Raises:
-        UnknownName: No such published set.
         InputError: Nothing is there, or what is there cannot be read.
         UsageError: A library for it is missing, or the set has no such part.
     """
@@ -87,7 +95,10 @@ def open_data(name: str, split: str, root: Path | None = None) -> Pictures | Sam
         return load_pictures(name, split, root)
     place = _place(name, root or settings.data_root())
     if place is None:
-        return load_pictures(name, split, root)  # which says what it knows
+        raise InputError(
+            f"{name} is neither a published set nor a file or folder, here or in {root or settings.data_root()}",
+            hint=f"published sets: {', '.join(dataset_names())}; others lie in a folder: --data DIR, or ZOO_DATA=DIR",
+        )
     if isinstance(place, Path) and place.is_dir():
         lists = [place / f"{split}{suffix}" for suffix in (".csv", ".parquet")]
         if found := [path for path in lists if path.is_file()]:
@@ -106,13 +117,16 @@ def array_samples(pictures: Pictures) -> Samples:
 
 
 def aligned(data: Pictures | Samples, names: tuple[str, ...], what: str) -> Pictures | Samples:
-    """The same pictures with their classes numbered as in `names`; case, dashes and underscores make no difference.
+    """The same pictures with their classes numbered as in `names`.
+
+    Case, dashes and underscores make no difference. Names that are all numbers, as lists may have them, stay numbers.
 
     Raises:
         UsageError: A class that is not among them.
     """
-    if data.names == names:
-        return data
+    numbered = all(name.isdigit() for name in data.names) and len(data.names) <= len(names)
+    if data.names == names or (numbered and isinstance(data, Samples)):
+        return replace(data, names=names)
     numbers = {_plain(name): number for number, name in enumerate(names)}
     strange = [name for name in data.names if _plain(name) not in numbers]
     if strange:
@@ -121,9 +135,7 @@ def aligned(data: Pictures | Samples, names: tuple[str, ...], what: str) -> Pict
             hint=f"classes are named as the network's: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}",
         )
     labels = torch.tensor([numbers[_plain(name)] for name in data.names])[data.labels]
-    if isinstance(data, Pictures):
-        return Pictures(data.images, labels, names)
-    return Samples(data.read, data.rows, labels, names)
+    return replace(data, labels=labels, names=names)
 
 
 def _plain(name: str) -> str:
@@ -196,13 +208,15 @@ class _Foreign:
 
 def _samples(read: Callable[[int], "Image"], labels: Sequence[int], names: Sequence[str], where: str) -> Samples:
     if not len(labels):
-        raise InputError(f"{where} holds no pictures", hint="see zoo train --help for the layouts that are read")
+        raise InputError(
+            f"{where} holds no pictures", hint="one folder of pictures a class, a list of path and label, or shards"
+        )
     return Samples(read, torch.arange(len(labels)), torch.tensor(labels, dtype=torch.int64), tuple(names))
 
 
 def _folder(folder: Path) -> Samples:
     """One folder of pictures a class, classes in the order of their names."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise InputError(f"{folder} holds no class folders", hint="one folder of pictures a class")
     found = [(path, label) for label, inner in enumerate(classes) for path in expand([inner]) if isinstance(path, str)]

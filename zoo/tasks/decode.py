@@ -51,6 +51,8 @@ class Decoded:
 def decode(item: Item, preprocess: Preprocess) -> Decoded:
     """One input, cropped; an unusable one carries its error instead."""
     source = _source(item)
+    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and preprocess.keeps(item.shape):
+        return Decoded(source, item, item, (item.shape[1], item.shape[0]))
     try:
         picture = _open(item, source)
     except ZooError as error:

@@ -93,6 +93,7 @@ def train(
         ZooError: The loss is not finite any more, or a worker died; the last good checkpoint stays.
         KeyboardInterrupt: Stopped by a signal; the state was saved.
     """
+    method, input = new_method(recipe.method, **recipe.method_args), input_of(recipe.model)
     accelerator = _accelerator(recipe, device)
     rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     schedule, accumulate = recipe.schedule, recipe.schedule.accumulate
@@ -101,7 +102,6 @@ def train(
             f"a batch of {schedule.batch_size} does not divide into {accumulate} parts on {world} processes",
             hint="change schedule.batch_size",
         )
-    input, method = input_of(recipe.model), new_method(recipe.method, **recipe.method_args)
     pictures, held_out = open_data(recipe.data.name, recipe.data.split, data).split(recipe.data.held_out, recipe.seed)
     names, steps = pictures.names, len(pictures) // schedule.batch_size
     if steps == 0:

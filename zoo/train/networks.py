@@ -30,9 +30,10 @@ def new_network(recipe: Recipe, classes: int) -> tuple[nn.Module, dict[str, Any]
     args = {"num_classes": classes, **recipe.model_args}
     network = _build(recipe.model, recipe.init, args)
     if recipe.checkpointing:
-        if not hasattr(network, "set_grad_checkpointing"):
-            raise UsageError(f"{recipe.model} cannot recompute activations", hint="leave checkpointing out")
-        network.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's convention
+        try:
+            network.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's convention
+        except (AttributeError, AssertionError):
+            raise UsageError(f"{recipe.model} cannot recompute activations", hint="leave checkpointing out") from None
     return network, args
 
 
