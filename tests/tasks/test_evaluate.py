@@ -72,12 +72,10 @@ def test_figures_are_torchmetrics(measured):
     precision = multiclass_precision(answer, truth, 10, average="none")
     np.testing.assert_allclose(np.nan_to_num(measured.recall), 100 * recall.numpy(), rtol=1e-6)
     np.testing.assert_allclose(np.nan_to_num(measured.precision), 100 * precision.numpy(), rtol=1e-6)
-    assert measured.balanced == pytest.approx(
-        100 * float(multiclass_recall(answer, truth, 10, average="macro")), rel=1e-6
-    )
-    assert measured.macro_f1 == pytest.approx(
-        100 * float(multiclass_f1_score(answer, truth, 10, average="macro")), rel=1e-6
-    )
+    scores = (multiclass_recall, multiclass_f1_score)
+    balanced, f1 = (score(answer, truth, 10, average="macro") for score in scores)
+    assert measured.balanced == pytest.approx(100 * float(balanced), rel=1e-6)
+    assert measured.macro_f1 == pytest.approx(100 * float(f1), rel=1e-6)
 
 
 def test_classes_that_a_file_was_trained_on_come_before_the_cards(data_root, tmp_path):

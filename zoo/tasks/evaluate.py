@@ -178,5 +178,7 @@ def _classes(card: Card, checkpoint_path: Path | None) -> tuple[str, ...]:
 
 
 def _items(data: Pictures | Samples) -> Iterator[tuple[Any, int]]:
-    for index, label in enumerate(data.labels.tolist()):
-        yield (data.images[index].numpy() if isinstance(data, Pictures) else data.item(index)), label
+    labels = data.labels.tolist()
+    if isinstance(data, Pictures):
+        return zip(data.images.numpy(), labels, strict=True)
+    return ((data.item(index), label) for index, label in enumerate(labels))

@@ -121,8 +121,9 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _placed(value: Tensor, like: Tensor) -> Tensor:
     """A tensor laid out in memory, and over processes, as another one."""
     if hasattr(like, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
+        assert isinstance(like, DTensor)
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return torch.empty_like(like, dtype=value.dtype).copy_(value)
 

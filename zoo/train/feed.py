@@ -55,7 +55,7 @@ def seed_everything(*numbers: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # timm's augmentation draws from the global generator
     torch.default_generator.manual_seed(seed)  # torch.manual_seed notes a stack trace for CUDA's start: 0.7 ms
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed(seed)
 
 
@@ -122,10 +122,12 @@ class Learnt(Dataset[Batch]):
             seed_everything(seed, AUGMENTATION, epoch, step, place)
             chance = np.random.default_rng((seed, AUGMENTATION, epoch, step, place))
             if cut:
-                pixels, around = torch.from_numpy(np.array(cut(image))), 0
+                array = np.asarray(cut(image))
+                is_mirrored = wanted.flip and chance.random() < 0.5
+                pixels = torch.from_numpy((array[:, ::-1] if is_mirrored else array).copy())
             else:
-                pixels, around = torch.from_numpy(self.crop(image).copy()), padding
-            pixels = augment(pixels[None], side, around, wanted.flip, chance)[0]
+                pixels = torch.from_numpy(self.crop(image).copy())
+                pixels = augment(pixels[None], side, padding, wanted.flip, chance)[0]
             found.append((_applied(change, pixels) if change else pixels, label))
         images, labels = (torch.stack(part) for part in zip(*found, strict=True))
         return Batch(images, labels, bad)
