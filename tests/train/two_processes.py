@@ -34,6 +34,9 @@ def sharded(out: Path) -> None:
             optimizer.step()
             optimizer.zero_grad()
             average.update(model, step)
+            with average.applied(model), torch.no_grad():  # as a measurement in between, which must leave no trace
+                model.eval()(torch.rand(6, 3, 4, 4))
+            model.train()
 
     def fresh(in_halves: bool) -> tuple[nn.Module, torch.optim.Optimizer, Average]:
         model = network()

@@ -48,6 +48,8 @@ class Average:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
+        if reshard := getattr(model, "reshard", None):
+            reshard()  # FSDP keeps what it gathered for the last forward pass, and would run on it again
         for key, value in model.state_dict().items():
             now = local(value).clone()
             local(value).copy_(self.values[key])

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -116,6 +117,7 @@ def train(
     exams = {"held_out": held_out} if len(held_out) else {}
     if unseen := recipe.data.eval_split:
         exams[unseen] = aligned(open_data(recipe.data.name, unseen, data), names, f"{recipe.data.name} {unseen}")
+    total = len(pictures) + sum(map(len, exams.values()))
     judges = {
         exam: Judge(seen, learnt.side, input, accelerator.device, rank=rank, world=world, workers=workers)
         for exam, seen in exams.items()
@@ -154,11 +156,11 @@ def train(
         where = {"epoch": epoch, "step": step, "best": best, **scaler, **provenance}
         save_run(last, bare, optimizer, average, where, writes=is_main)
 
-    def publish(name: str, **figures: Any) -> Path:
+    def publish(name: str, **measured: Any) -> Path:
         with average.applied(bare) if average else nullcontext():
             state = whole_state(bare)
         if is_main:
-            _write_model(out / name, recipe, method, builder_args, state, provenance | figures)
+            _write_model(out / name, recipe, method, builder_args, state, provenance | measured)
         return out / name
 
     stopped: list[int] = []
@@ -199,7 +201,7 @@ def train(
                 seen += schedule.batch_size
                 if batch.bad:
                     bad |= dict.fromkeys(batch.bad)
-                    folder.note_bad_files(out, rank, bad, len(pictures), recipe.data.bad_share)
+                    folder.note_bad_files(out, rank, bad, total, recipe.data.bad_share)
 
                 ended, looks = step == steps - 1, (step + 1) % WATCH == 0
                 if ended or looks:
@@ -225,6 +227,9 @@ def train(
                 with average.applied(bare) if average else nullcontext():
                     for exam, judge in judges.items():
                         figures |= {f"{exam}_{name}": value for name, value in judge(bare).items()}
+                        bad |= judge.bad
+                if bad:
+                    folder.note_bad_files(out, rank, bad, total, recipe.data.bad_share)
                 if judges and (main := figures[f"{next(iter(judges))}_top1"]) > best:
                     best = main
                     publish("best.safetensors", epoch=epoch + 1, figures=figures)
@@ -252,11 +257,11 @@ def train(
 def _accelerator(recipe: Recipe, device: str) -> Any:
     if device not in ("auto", "cpu"):
         raise UsageError(f"training takes auto or cpu, not {device}", hint="CUDA_VISIBLE_DEVICES chooses among GPUs")
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-    except ImportError:
-        raise UsageError("training needs accelerate", hint="pip install 'zoo[train]'") from None
+    if lacking := [library for library in ("accelerate", "torchmetrics") if not find_spec(library)]:
+        raise UsageError(f"training needs {' and '.join(lacking)}", hint="pip install 'zoo[train]'")
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
     AcceleratorState._reset_state()  # it would hold a second training of this process to the first one's precision
     try:
         return Accelerator(mixed_precision=recipe.precision, cpu=device == "cpu")

@@ -47,6 +47,7 @@ class Judge:
         self.feed: Feed[Tensor] = Feed(measured, workers if measured.samples else 0, device.type == "cuda")
         self.classes = len(data.names)
         self.device = device
+        self.bad: dict[str, None] = {}  # what is wrong with files that could not be read; they do not count
         self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (input.mean, input.std))
 
     @torch.inference_mode()
@@ -64,6 +65,7 @@ class Judge:
         metrics = MetricCollection(wanted, compute_groups=False).to(self.device)
         model.eval()
         for batch in self.feed(self.places):
+            self.bad |= dict.fromkeys(batch.bad)
             logits = model(normalise(batch.images.to(self.device), self.mean, self.std, False))
             metrics.update(logits.float(), batch.labels.to(self.device))
         return {name: 100 * float(value) for name, value in metrics.compute().items()}

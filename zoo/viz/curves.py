@@ -85,4 +85,4 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 10_000 else f"{value:.2e}"
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.2e}"
