@@ -49,12 +49,14 @@ def train(
     """Train a model from a recipe.
 
     The same command goes on where a stopped or killed run left off. Ctrl-C saves first.
+    A recipe's data.name is a published set, or files below --data: class folders, a list, webdataset shards.
 
     [bold]Examples[/]
 
     zoo train --list
     zoo train reste_resnet20_cifar --data ~/data
     zoo train reste_resnet20_cifar schedule.epochs=300 seed=1 --out runs/long
+    zoo train tiny_imagenet model=timm:resnet18 init=pretrained --dry-run
     accelerate launch -m zoo train reste_resnet18_cifar_paper
     """
     from zoo.train.recipe import load_recipe
@@ -115,6 +117,7 @@ def eval_(
 
     zoo eval reste_resnet20_cifar cifar10 --data ~/data
     zoo eval reste_resnet20_cifar my_pictures/ --json
+    zoo eval reste_resnet20_cifar list.csv
     zoo eval reste_resnet20_cifar cifar10 --checkpoint runs/reste_resnet20_cifar/model.safetensors
     """
     from zoo.tasks.evaluate import evaluate

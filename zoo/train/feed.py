@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from zoo.data.datasets import Pictures, augment
 from zoo.data.sources import Samples, array_samples
 from zoo.data.transforms import Preprocess
-from zoo.errors import ZooError
+from zoo.errors import InputError, ZooError
 from zoo.registry.card import Input
 from zoo.tasks.decode import leave_interrupts
 from zoo.train.recipe import Augment, Recipe
@@ -208,11 +208,17 @@ class Feed(Generic[T]):
         """The batches of these keys.
 
         Raises:
-            ZooError: A worker died, or pictures cannot be read.
+            ZooError: A worker died.
+            InputError: Pictures in a row cannot be read.
         """
         self._wanted.keys = wanted
         try:
             yield from self._loader
+        except ZooError as error:
+            said = error.message.strip().rpartition("Error: ")[2]  # from a process it comes behind a traceback
+            raise InputError(
+                f"{STAND_INS + 1} pictures in a row cannot be read; {said}", hint="mend the data set"
+            ) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
