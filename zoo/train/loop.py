@@ -276,31 +276,23 @@ def _seed(seed: int) -> None:
 
 
 def _optimizer(model: nn.Module, wanted: Optimizer) -> torch.optim.Optimizer:
-    """timm's, with every parameter in one group unless decay says otherwise."""
+    """The optimizer of timm, with every parameter in one group unless decay says otherwise."""
     from timm.optim._optim_factory import create_optimizer_v2
 
-    torchs = wanted.name in ("sgd", "adam", "adamw")
-    only: dict[str, Any] = {"fused": True} if torchs else {}
-    if wanted.name == "sgd":
-        return create_optimizer_v2(
-            model,
-            "nesterov" if wanted.nesterov else "momentum",
-            wanted.lr,
-            wanted.weight_decay,
-            wanted.momentum,
-            filter_bias_and_bn=False,
-            layer_decay=wanted.layer_decay if wanted.layer_decay < 1 else None,
-            **only,
-        )
+    name: str = wanted.name
+    own: dict[str, Any] = {"betas": wanted.betas}
+    if name == "sgd":  # which timm calls Nesterov's
+        name, own = "nesterov" if wanted.nesterov else "momentum", {"momentum": wanted.momentum}
+    if wanted.name in ("sgd", "adam", "adamw"):
+        own["fused"] = True
     return create_optimizer_v2(
         model,
-        wanted.name,
+        name,
         wanted.lr,
         wanted.weight_decay,
-        betas=wanted.betas,
-        filter_bias_and_bn=wanted.name != "adam",
+        filter_bias_and_bn=wanted.name not in ("sgd", "adam"),
         layer_decay=wanted.layer_decay if wanted.layer_decay < 1 else None,
-        **only,
+        **own,
     )
 
 

@@ -13,7 +13,7 @@ from zoo.train.networks import normalise
 
 __all__ = ["Judge", "accuracy"]
 
-BATCH = 500
+BATCH = 250
 
 
 class Judge:
@@ -50,16 +50,14 @@ class Judge:
         self.bad: dict[str, None] = {}  # what is wrong with files that could not be read; they do not count
         self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (input.mean, input.std))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference mode would leave tensors in FSDP's hands that training cannot use
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Top-1, and top-5 of more than five classes, in per cent. All processes must call, and all get the same."""
         from torchmetrics import MetricCollection
         from torchmetrics.classification import MulticlassAccuracy
 
         def hits(k: int) -> Any:
-            return MulticlassAccuracy(
-                self.classes, top_k=k, average="micro", ignore_index=NOBODY, validate_args=False, sync_on_compute=True
-            )
+            return MulticlassAccuracy(self.classes, top_k=k, average="micro", ignore_index=NOBODY, validate_args=False)
 
         wanted = {"top1": hits(1)} | ({"top5": hits(5)} if self.classes > 5 else {})
         metrics = MetricCollection(wanted, compute_groups=False).to(self.device)
