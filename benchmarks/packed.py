@@ -3,6 +3,7 @@
     python benchmarks/packed.py                       # this CPU, one thread: about two minutes
     python benchmarks/packed.py --cpu x86-64-v3       # kernels limited to AVX2
     python benchmarks/packed.py --threads 2 --json
+    python benchmarks/packed.py --peers               # also compiled float32 and bfloat16, int8 of ONNX Runtime
     python benchmarks/packed.py --layers              # the 16 binary convolutions alone, by kernel; needs numba
     python benchmarks/packed.py --start               # seconds from a loaded model to its first answer
 
@@ -20,6 +21,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +117,44 @@ def frozen(twin: nn.Module, x: Tensor) -> nn.Module:
     return torch.jit.optimize_for_inference(traced)
 
 
+def int8_session(twin: nn.Module, x: Tensor) -> Run:
+    """The twin in 8 bits by ONNX Runtime: calibrated on noise, since only its speed is asked for."""
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Noise(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{"x": torch.randn_like(x).numpy()} for _ in range(4)]
+
+        def get_next(self) -> dict[str, object] | None:
+            return self.left.pop() if self.left else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, ready, small = (str(Path(folder) / name) for name in ("source.onnx", "ready.onnx", "int8.onnx"))
+        torch.onnx.export(twin, (x,), source, input_names=["x"], output_names=["y"], dynamo=True, verbose=False)
+        quant_pre_process(source, ready)
+        quantize_static(ready, small, Noise(), quant_format=QuantFormat.QDQ, per_channel=True)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(small, options, providers=["CPUExecutionProvider"])
+    feed = {"x": x.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def peers(twin: nn.Module, twin_last: nn.Module, half: nn.Module, last: Tensor) -> dict[str, Run]:
+    """What else a user could do to make the float network fast."""
+    freezing = {"freezing": True}
+    compiled = torch.compile(twin_last, options=freezing)
+    compiled_half = torch.compile(half, options=freezing)
+    last_half = last.bfloat16()
+    return {
+        "compiled float32": lambda: compiled(last),
+        "compiled bfloat16": lambda: compiled_half(last_half),
+        "int8, ONNX Runtime": int8_session(twin, last.contiguous()),
+    }
+
+
 def take_turns(engines: dict[str, Run], rounds: int, burst: int, cold: bool) -> dict[str, list[float]]:
     """Milliseconds a call, a round's best each."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -131,7 +171,14 @@ def take_turns(engines: dict[str, Run], rounds: int, burst: int, cold: bool) -> 
 
 
 def whole(
-    name: str, args: dict[str, object] | None, side: int, batch: int, rounds: int, cpu: str | None, cold: bool
+    name: str,
+    args: dict[str, object] | None,
+    side: int,
+    batch: int,
+    rounds: int,
+    cpu: str | None,
+    cold: bool,
+    with_peers: bool,
 ) -> list[dict[str, object]]:
     """Rows for one network and batch size."""
     model = network(args)
@@ -152,6 +199,10 @@ def whole(
         "simulation, signs cached (fallback)": lambda: cached(last),
     }
     with torch.inference_mode():
+        if with_peers:
+            engines |= peers(twin, twin_last, half, last)
+            for run in engines.values():  # compiling is not counted
+                run()
         times = take_turns(engines, rounds, 4 if batch == 1 else 2, cold)
     best = min((n for n in engines if n.startswith("float32")), key=lambda n: statistics.median(times[n]))
     rows = []
@@ -296,6 +347,7 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true", help="the binary convolutions alone")
     parser.add_argument("--start", action="store_true", help="seconds to the first answer instead")
     parser.add_argument("--cold", action="store_true", help="count the first call of each burst")
+    parser.add_argument("--peers", action="store_true", help="also what else makes a float network fast")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -309,7 +361,7 @@ def main() -> None:
         rows = [*layers(1, 10, args.cpu), *layers(32, 3, args.cpu)]
     else:
         chosen = [case for case in CASES if args.only in case[0]]
-        rows = [row for case in chosen for row in whole(*case, args.cpu, args.cold)]
+        rows = [row for case in chosen for row in whole(*case, args.cpu, args.cold, args.peers)]
     if args.json:
         print(json.dumps({"machine": about, "rows": rows}, indent=1))
         return

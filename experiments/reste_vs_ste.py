@@ -2,8 +2,9 @@
 
     python experiments/reste_vs_ste.py --data DIR --out runs/reste_vs_ste --epochs 6 --seeds 0 1 2
 
-Both estimators train by the recipe `reste_resnet20_cifar` with the same epochs, seeds, order of pictures and
-augmentation; they differ in `model_args.estimator` alone. What is reported is the last epoch's accuracy on the 10,000
+Both estimators train from random weights by the recipe `reste_resnet20_cifar`, with the same epochs, seeds, order of
+pictures and augmentation; they differ in `model_args.estimator` alone. All epochs but the last see squares of 24x24
+pixels, to afford more of them. What is reported is the last epoch's accuracy on the 10,000
 test pictures, with no selection. Runs that are finished are not run again, a killed one goes on.
 """
 
@@ -43,6 +44,9 @@ def one_run(args: argparse.Namespace, estimator: str, seed: int) -> dict[str, fl
     overrides = (
         f"schedule.epochs={args.epochs}",
         "schedule.warmup=1",
+        "optimizer.lr=0.004",
+        "data.held_out=0",
+        "data.crop=24",
         f"data.crop_epochs={args.epochs - 1}",
         "data.still_epochs=1",
         f'model_args.estimator="{estimator}"',

@@ -1,6 +1,7 @@
 """Every card: it decodes, it can be built, and what can be counted or hashed in it is right."""
 
 import re
+import shlex
 from collections import defaultdict
 
 import pytest
@@ -8,9 +9,11 @@ import pytest
 import zoo
 from zoo import settings
 from zoo.build import builder_of, skeleton
+from zoo.errors import InputError, WeightsUnavailable
 from zoo.hub.fetch import mismatch
 from zoo.registry.labels import label_names
 from zoo.registry.names import list_names, load_card, resolve
+from zoo.tasks.evaluate import TOLERANCE, measured_names, verify
 
 NAMES = list_names()
 
@@ -67,6 +70,32 @@ def test_facts_are_plausible(name):
             assert re.fullmatch(r"\d{4}-\d\d-\d\d", figure.date)
     for heading in ("## Use", "## How it was made", "## What it cannot do"):
         assert heading in card.body
+
+
+@pytest.mark.parametrize("name", measured_names())
+def test_measured_figures_say_how_to_measure_them_again(name):
+    """The command is one of `zoo eval` on this very network and set, and `zoo verify` knows the metric."""
+    for figure in load_card(name).figures:
+        if figure.by != "zoo":
+            continue
+        assert figure.metric in TOLERANCE
+        program, verb, model, dataset, *options = shlex.split(figure.command)
+        assert (program, verb) == ("zoo", "eval")
+        assert resolve(model).name == name
+        assert dataset == figure.dataset
+        split = options[options.index("--split") + 1] if "--split" in options else "test"
+        assert split == figure.split
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", measured_names())
+def test_measured_figures_hold(name):
+    """Where the sets are, under ZOO_DATA, every figure of ours comes out again."""
+    try:
+        checks = verify(name, device="cpu")
+    except (InputError, WeightsUnavailable) as error:
+        pytest.skip(error.message)
+    assert [check.to_dict() for check in checks if not check.holds] == []
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if load_card(name).weights.status == "bundled"])

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 import zoo
 from zoo.data.datasets import load_pictures
 from zoo.errors import InputError, UnknownName, UsageError
+from zoo.hub.checkpoint import facts_for
 from zoo.tasks.evaluate import Check, evaluate, verify
 
 ARCH = "reste_resnet20_cifar"
@@ -60,6 +61,38 @@ def test_folder_of_class_folders_equals_the_set(measured, data_root, checkpoint,
     assert len(result.failed) == 1
 
 
+def test_figures_are_torchmetrics(measured):
+    """Each figure from the confusion against torchmetrics on the pairs behind it."""
+    from torchmetrics.functional.classification import multiclass_f1_score, multiclass_precision, multiclass_recall
+
+    rows, columns = np.nonzero(measured.confusion)
+    counts = measured.confusion[rows, columns]
+    truth, answer = (torch.from_numpy(np.repeat(numbers, counts)) for numbers in (rows, columns))
+    recall = multiclass_recall(answer, truth, 10, average="none")
+    precision = multiclass_precision(answer, truth, 10, average="none")
+    np.testing.assert_allclose(np.nan_to_num(measured.recall), 100 * recall.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(np.nan_to_num(measured.precision), 100 * precision.numpy(), rtol=1e-6)
+    scores = (multiclass_recall, multiclass_f1_score)
+    balanced, f1 = (score(answer, truth, 10, average="macro") for score in scores)
+    assert measured.balanced == pytest.approx(100 * float(balanced), rel=1e-6)
+    assert measured.macro_f1 == pytest.approx(100 * float(f1), rel=1e-6)
+
+
+def test_classes_that_a_file_was_trained_on_come_before_the_cards(data_root, tmp_path):
+    """A network trained on three other classes is measured on those."""
+    names = ("x", "y", "z")
+    torch.manual_seed(0)
+    facts = facts_for(ARCH, {"num_classes": 3}, labels=names)
+    save_file(zoo.create_model(ARCH, num_classes=3).state_dict(), tmp_path / "three.safetensors", facts)
+    for i in range(6):
+        place = tmp_path / "data" / names[i % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (40 * i, 0, 99)).save(place / f"{i}.png")
+    result = evaluate(ARCH, str(tmp_path / "data"), checkpoint_path=tmp_path / "three.safetensors", device="cpu")
+    assert result.names == names
+    assert result.confusion.sum(1).tolist() == [2, 2, 2]
+
+
 def test_confusion_picture_shows_every_class(measured):
     picture = measured.draw()
     assert picture.width > 500
@@ -70,8 +103,8 @@ def test_confusion_picture_shows_every_class(measured):
 @pytest.mark.parametrize(
     ("dataset", "error", "says"),
     [
-        ("cifar100", UsageError, "100 classes of cifar100 are not the network's"),
-        ("nowhere", InputError, "neither a folder nor a published set"),
+        ("cifar100", UsageError, "cifar100: no class is called c0, c1, c2"),
+        ("nowhere", InputError, "neither a published set nor a file or folder"),
     ],
 )
 def test_sets_that_do_not_fit(dataset, error, says, data_root, checkpoint, tmp_path):
@@ -85,6 +118,7 @@ def test_sets_that_do_not_fit(dataset, error, says, data_root, checkpoint, tmp_p
 
 def test_folder_with_a_strange_class(checkpoint, tmp_path):
     (tmp_path / "unicorn").mkdir()
+    (tmp_path / "unicorn" / "a.png").write_text("")
     with pytest.raises(UsageError, match="no class is called unicorn"):
         evaluate(ARCH, str(tmp_path), checkpoint_path=checkpoint)
 
@@ -106,5 +140,5 @@ def test_verify_needs_figures_of_ours():
 
 def test_a_figure_that_moved_does_not_hold():
     figure = next(f for f in zoo.card(ARCH).figures if f.metric == "top1")
-    assert Check(figure, figure.value + 0.04, 0.05).holds
-    assert not Check(figure, figure.value - 0.06, 0.05).holds
+    assert Check(ARCH, figure, figure.value + 0.04, 0.05).holds
+    assert not Check(ARCH, figure, figure.value - 0.06, 0.05).holds

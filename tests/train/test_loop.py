@@ -16,7 +16,8 @@ import zoo
 from zoo.data.datasets import load_pictures
 from zoo.errors import InputError, IntegrityError, UsageError, ZooError
 from zoo.hub.checkpoint import read_contents
-from zoo.train.loop import accuracy, train
+from zoo.train.loop import train
+from zoo.train.measure import accuracy
 from zoo.train.recipe import load_recipe
 
 SMALL = (
@@ -72,11 +73,7 @@ def test_finished_checkpoint_is_packed_says_where_it_came_from_and_predicts(fini
     assert facts["metrics"]["held_out_top1"] == lines(out)[-1]["held_out_top1"]
     assert load_file(file)["layer1.0.conv1.weight_packed"].dtype == torch.uint8
     model = zoo.create_model("reste_resnet20_cifar", checkpoint_path=file)
-    mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1)
-        for v in (zoo.card("reste_resnet20_cifar").input.mean, zoo.card("reste_resnet20_cifar").input.std)
-    )
-    assert accuracy(model, load_pictures("cifar10", "test", data_root), mean, std) > 30
+    assert accuracy(model, load_pictures("cifar10", "test", data_root), zoo.card("reste_resnet20_cifar").input) > 30
 
 
 def test_kill_at_random_steps_ends_with_the_same_bits(finished, tmp_path, data_root):

@@ -43,8 +43,12 @@ epochs = 3
     [
         (RECIPE.replace("epochs = 3", "epoch = 3"), r"r.toml:7: unknown key schedule.epoch", "epochs"),
         (RECIPE.replace("model =", "modle ="), r"r.toml:1: unknown key modle", "model"),
-        (RECIPE.replace("epochs = 3", 'epochs = "three"'), r"r.toml:7: Expected `int`, got `str`", "keys"),
-        (RECIPE.replace("epochs = 3", "epochs = 0"), r"positive", "keys"),
+        (
+            RECIPE.replace("epochs = 3", 'epochs = "three"'),
+            r"r.toml:7: schedule.epochs: Expected `int`, got `str`",
+            "keys",
+        ),
+        (RECIPE.replace("epochs = 3", "epochs = 0"), r"r.toml:7: schedule.epochs: Expected `int` >= 1", "keys"),
         (RECIPE.replace("epochs = 3", "epochs = 3\nwarmup = 3"), r"warmup is shorter", "keys"),
         (RECIPE.replace("[data]", "[data"), r"r.toml: ", "TOML"),
     ],

@@ -39,3 +39,14 @@ def test_cosine_rises_then_falls_to_nothing():
 def test_power_refuses_what_is_outside(epoch, epochs, end):
     with pytest.raises(ValueError, match=r"epoch|end"):
         reste_power(epoch, epochs, end)
+
+
+def test_line_ends_at_the_least_rate_and_steps_fall_where_told():
+    line = Schedule(epochs=11, warmup=1, shape="linear", min_lr=0.1)
+    assert [learning_rate(line, 1.1, epoch) for epoch in (1, 6, 11)] == pytest.approx([1.1, 0.6, 0.1])
+    steps = Schedule(epochs=9, shape="step", step_epochs=(3, 6), step_rate=0.5)
+    assert [learning_rate(steps, 1.0, epoch, 0.9) for epoch in (0, 2, 3, 5, 6, 8)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert learning_rate(Schedule(epochs=9, shape="constant"), 1.0, 8, 0.9) == 1.0
+    cosine = Schedule(epochs=10, min_lr=0.2)
+    assert learning_rate(cosine, 1.0, 5) == pytest.approx(0.6)
+    assert learning_rate(cosine, 1.0, 10) == pytest.approx(0.2)

@@ -8,7 +8,9 @@ from zoo.cli.options import Debug, Json
 
 EXTRAS = {
     "fast": ("llvmlite",),
-    "train": ("accelerate",),
+    "train": ("accelerate", "torchmetrics"),
+    "tensorboard": ("tensorboard",),
+    "hf": ("datasets",),
     "index": ("pyarrow",),
     "video": ("av",),
     "hdr": ("OpenEXR",),

@@ -25,11 +25,11 @@ __all__ = [
     "internal_error",
     "is_terminal",
     "line",
+    "live",
     "progress",
     "rich",
     "say",
     "size",
-    "status",
     "style",
     "table",
 ]
@@ -228,24 +228,30 @@ class Failures:
         return 1
 
 
-def status(text: str, *, last: bool = False) -> None:
-    """Where long work is: a line on stderr that replaces the one before it; without a terminal, only the last ones.
+@contextmanager
+def live() -> Iterator[Callable[..., None]]:
+    """Where long work is: on a terminal, a bar on stderr that moves; elsewhere, lines that stay.
 
-    Args:
-        text: The line.
-        last: It stays, and the next one begins below it.
+    Yields:
+        What to call with a line of text, the share that is done in [0, 1], and whether the line stays (`stays=True`).
     """
-    if quiet:
-        return
-    if is_terminal(sys.stderr):
-        print(
-            f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}",
-            end="\n" if last else "",
-            file=sys.stderr,
-            flush=True,
-        )
-    elif last:
-        print(text, file=sys.stderr, flush=True)
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    columns = (BarColumn(24), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}", markup=False))
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def show(text: str, done: float, *, stays: bool = False) -> None:
+            if stays:
+                console.print(Text(text), soft_wrap=True)
+            bar.update(task, description="" if stays else text, completed=done, refresh=True)
+
+        yield show
 
 
 @contextmanager

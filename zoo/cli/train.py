@@ -12,7 +12,6 @@ from zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from zoo.train.loop import Progress
-    from zoo.train.recipe import Recipe
 
 PANEL = "Train and measure"
 DataRoot = Annotated[
@@ -35,39 +34,54 @@ def train(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default="runs/RECIPE")
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto or cpu.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that prepare pictures.", show_default="some, for files"),
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write events for TensorBoard.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipe in full, its size and steps; stop.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Train a model from a recipe.
 
     The same command goes on where a stopped or killed run left off. Ctrl-C saves first.
+    A recipe's data.name is a published set, or files below --data: class folders, a list, webdataset shards.
 
     [bold]Examples[/]
 
     zoo train --list
     zoo train reste_resnet20_cifar --data ~/data
     zoo train reste_resnet20_cifar schedule.epochs=300 seed=1 --out runs/long
+    zoo train tiny_imagenet model=timm:resnet18 init=pretrained --dry-run
     accelerate launch -m zoo train reste_resnet18_cifar_paper
     """
-    from zoo.train.recipe import load_recipe, recipe_names
+    from zoo.train.recipe import load_recipe
 
     if show_list:
-        for name in recipe_names():
-            out.line(name)
+        _list_recipes()
         return
     if recipe is None:
         raise UsageError("no recipe", hint="zoo train --list names them")
     resolved = load_recipe(recipe, tuple(overrides or ()))
     if dry_run:
-        out.data(_plan(resolved))
+        from zoo.train.plan import plan
+
+        out.data(plan(resolved, data))
         return
     folder = to or Path("runs") / Path(recipe).stem
 
     from zoo.train.loop import train as run
 
-    file = run(resolved, folder, data=data, device=device, report=_report)
+    with out.live() as show:
+
+        def report(at: "Progress") -> None:
+            show(_line(at), (at.epoch - 1 + at.step / at.steps) / at.epochs, stays=at.step == at.steps)
+
+        file = run(resolved, folder, data=data, device=device, workers=workers, tensorboard=tensorboard, report=report)
     out.line(str(file))
 
 
@@ -76,10 +90,13 @@ def eval_(
     name: Name,
     dataset: Annotated[
         str,
-        typer.Argument(metavar="DATA", help="A published set, such as cifar10, or a folder with one folder a class."),
+        typer.Argument(
+            metavar="DATA",
+            help="A set, such as cifar10; a folder of class folders; a list; shards; hf: or torchvision:NAME.",
+        ),
     ],
     data: DataRoot = None,
-    split: Annotated[str, typer.Option(help="Part of a published set: train or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Part of the set: train, test, val.")] = "test",
     checkpoint: Checkpoint = None,
     draw: Annotated[
         Path | None,
@@ -101,6 +118,7 @@ def eval_(
 
     zoo eval reste_resnet20_cifar cifar10 --data ~/data
     zoo eval reste_resnet20_cifar my_pictures/ --json
+    zoo eval reste_resnet20_cifar list.csv
     zoo eval reste_resnet20_cifar cifar10 --checkpoint runs/reste_resnet20_cifar/model.safetensors
     """
     from zoo.tasks.evaluate import evaluate
@@ -134,7 +152,10 @@ def eval_(
 
 @app.command(rich_help_panel=PANEL)
 def verify(
-    name: Name,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Models; none for all that have figures of ours.", show_default=False),
+    ] = None,
     data: DataRoot = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -148,18 +169,23 @@ def verify(
     [bold]Examples[/]
 
     zoo verify reste_resnet20_cifar --data ~/data
+    zoo verify --data ~/data
     """
+    from zoo.tasks.evaluate import measured_names
     from zoo.tasks.evaluate import verify as run
 
-    with out.progress("verify") as step:
-        checks = run(name, root=data, device=device, engine=engine, report=lambda done: step())
+    checks = []
+    for name in names or measured_names():
+        with out.progress(f"verify {name}") as step:
+            checks += run(name, root=data, device=device, engine=engine, report=lambda done: step())
     if json:
         out.data([check.to_dict() for check in checks])
     else:
         out.table(
-            ("metric", "set", "card", "measured", "verdict"),
+            ("model", "metric", "set", "card", "measured", "verdict"),
             [
                 (
+                    check.name,
                     check.figure.metric,
                     f"{check.figure.dataset} {check.figure.split}",
                     f"{check.figure.value:.2f}",
@@ -173,25 +199,23 @@ def verify(
     raise typer.Exit(0 if all(check.holds for check in checks) else 4)
 
 
-def _plan(recipe: "Recipe") -> dict[str, object]:
-    """The resolved recipe and the size of what it trains."""
-    import msgspec
+def _list_recipes() -> None:
+    from zoo.train.recipe import headline, load_recipe, recipe_names
 
-    import zoo
+    rows = []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        rows.append((name, recipe.model, recipe.data.name, str(recipe.schedule.epochs), headline(name)))
+    out.table(
+        ("recipe", "model", "data", "epochs", "what to expect"), rows, right=("epochs",), spare=("what to expect",)
+    )
 
-    model = zoo.create_model(recipe.model, **recipe.model_args)
-    return {**msgspec.to_builtins(recipe), "parameters": sum(p.numel() for p in model.parameters())}
 
-
-def _report(progress: "Progress") -> None:
-    """A line that moves on a terminal, a line an epoch elsewhere."""
-    figures = "  ".join(f"{key} {value:.4g}" for key, value in progress.figures.items())
+def _line(progress: "Progress") -> str:
+    figures = "".join(f"  {key} {value:.4g}" for key, value in progress.figures.items())
     text = (
         f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
-        f"loss {progress.loss:.4f}  {progress.rate:,.0f} images/s"
+        f"loss {progress.loss:.4f}  {progress.rate:,.0f} images/s{figures}"
     )
-    if progress.step == progress.steps:
-        out.status(text + (f"  {figures}" if figures else ""), last=True)
-    else:
-        minutes = round(progress.left / 60)
-        out.status(f"{text}  {minutes // 60}:{minutes % 60:02d} left")
+    minutes = round(progress.left / 60)
+    return f"{text}  {minutes // 60}:{minutes % 60:02d} left" if progress.left else text

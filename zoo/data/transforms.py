@@ -30,6 +30,13 @@ class Preprocess:
 
     input: Input
 
+    def keeps(self, shape: tuple[int, ...]) -> bool:
+        """Whether `crop` leaves an array (H, W, C) of colours as it is."""
+        channels, height, width = self.input.size
+        if channels != 3 or shape != (height, width, channels):
+            return False
+        return _resized((width, height), (width, height), self.input.crop_pct) == (width, height)
+
     def crop(self, image: "Image") -> NDArray[np.uint8]:
         """The resized and cropped picture.
 

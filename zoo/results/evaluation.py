@@ -76,6 +76,25 @@ class Evaluation:
         return np.where(seen > 0, 100 * np.diagonal(self.confusion) / np.maximum(seen, 1), np.nan)
 
     @property
+    def precision(self) -> NDArray[np.float64]:
+        """(K,) per cent of the pictures answered with each class that are of it; NaN for a class never answered."""
+        answered = self.confusion.sum(0)
+        return np.where(answered > 0, 100 * np.diagonal(self.confusion) / np.maximum(answered, 1), np.nan)
+
+    @property
+    def balanced(self) -> float:
+        """Mean recall over the classes that have pictures, in per cent; NaN of none."""
+        return float(np.nanmean(self.recall)) if len(self) else float("nan")
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean of the classes' F1 in per cent, over classes that have pictures or answers; NaN of none."""
+        both = self.confusion.sum(0) + self.confusion.sum(1)
+        return (
+            float((200 * np.diagonal(self.confusion)[both > 0] / both[both > 0]).mean()) if len(self) else float("nan")
+        )
+
+    @property
     def interval(self) -> tuple[float, float]:
         """95% interval of top-1 in per cent: bootstrap over pictures, percentiles of 2,000 samples, fixed seed."""
         if not len(self):
@@ -94,15 +113,18 @@ class Evaluation:
             "top1": self.top1 if len(self) else None,
             "top1_interval": list(self.interval) if len(self) else None,
             "top5": self.top5 if len(self) else None,
-            "recall": {
-                name: None if np.isnan(value) else float(value)
-                for name, value in zip(self.names, self.recall, strict=True)
-            },
+            "balanced": self.balanced if len(self) else None,
+            "macro_f1": self.macro_f1 if len(self) else None,
+            "recall": self._by_class(self.recall),
+            "precision": self._by_class(self.precision),
             "confusion": self.confusion.tolist(),
             "failed": [error.message for error in self.failed],
             "seconds": self.seconds,
             "engine": self.engine,
         }
+
+    def _by_class(self, values: NDArray[np.float64]) -> dict[str, float | None]:
+        return {name: None if np.isnan(v) else float(v) for name, v in zip(self.names, values, strict=True)}
 
     def draw(self) -> "Image":
         """The confusion matrix as a picture."""
@@ -121,17 +143,19 @@ class Evaluation:
         rows.add_column("class", style="bold")
         rows.add_column("pictures", justify="right")
         rows.add_column("recall", justify="right")
+        rows.add_column("precision", justify="right")
         rows.add_column("most confused with")
         worst_first = sorted(range(len(self.names)), key=lambda k: self.recall[k] if self.confusion[k].any() else 101)
         for k in worst_first[:20]:
             wrong = self.confusion[k].copy()
             wrong[k] = 0
             other = f"{self.names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else ""
-            recall = f"{self.recall[k]:.1f}%" if self.confusion[k].any() else "-"
-            rows.add_row(self.names[k], f"{self.confusion[k].sum():,}", recall, other)
+            recall, precision = ("-" if np.isnan(v[k]) else f"{v[k]:.1f}%" for v in (self.recall, self.precision))
+            rows.add_row(self.names[k], f"{self.confusion[k].sum():,}", recall, precision, other)
         head = Text.assemble(
             (f"{self.model} on {self.dataset}\n", "bold"),
             f"top-1 {self.top1:.2f}% (95% interval {low:.2f} to {high:.2f}), top-5 {self.top5:.2f}%, ",
+            f"balanced {self.balanced:.2f}%, macro F1 {self.macro_f1:.2f}%\n",
             f"{len(self):,} pictures in {self.seconds:.1f} s, {self.engine.partition(':')[0]}\n",
         )
         return Group(head, rows, Text(f"and {len(worst_first) - 20} more classes" if len(worst_first) > 20 else ""))

@@ -21,7 +21,7 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Decoded", "decode", "decoded", "reread"]
+__all__ = ["Decoded", "decode", "decoded", "leave_interrupts", "reread", "spare_cores"]
 
 CHUNK = 32  # pictures that a worker decodes at a time
 FEW = 256  # pictures up to which workers are not worth their start
@@ -51,6 +51,8 @@ class Decoded:
 def decode(item: Item, preprocess: Preprocess) -> Decoded:
     """One input, cropped; an unusable one carries its error instead."""
     source = _source(item)
+    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and preprocess.keeps(item.shape):
+        return Decoded(source, item, item, (item.shape[1], item.shape[0]))
     try:
         picture = _open(item, source)
     except ZooError as error:
@@ -108,7 +110,7 @@ def decoded(items: Iterable[Item], preprocess: Preprocess, workers: int | None, 
         if first is None:
             return
         items = chain((first,), items)
-        workers = _spare_cores()
+        workers = spare_cores()
     with _pool(workers) as pool:
         chunks = iter(lambda: list(islice(items, CHUNK)), [])
         together = partial(_decode_all, preprocess=preprocess)
@@ -136,15 +138,15 @@ def _ordered(
 
 def _pool(workers: int) -> Executor:
     """Fresh processes: a fork would copy the threads' locks of torch, held or not."""
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts)
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=leave_interrupts)
 
 
-def _leave_interrupts() -> None:
+def leave_interrupts() -> None:
     """Ctrl-C reaches every process of the terminal; the one that started the workers ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _spare_cores() -> int:
+def spare_cores() -> int:
     """Worker processes by default: half the cores this process may use, at least one and at most eight."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, max(1, cores // 2))

@@ -2,31 +2,60 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
-from zoo.data.datasets import dataset_names, load_pictures
-from zoo.data.images import expand
-from zoo.errors import InputError, UsageError
-from zoo.registry.card import Figure
+from zoo.data.datasets import Pictures
+from zoo.data.sources import Samples, aligned, open_data
+from zoo.errors import InputError, UsageError, ZooError
+from zoo.hub.checkpoint import read_contents
+from zoo.registry.card import Card, Figure
 from zoo.registry.labels import label_names
-from zoo.registry.names import resolve
+from zoo.registry.names import list_names, resolve
 from zoo.results.evaluation import Evaluation
+from zoo.tasks.decode import Decoded
 from zoo.tasks.pipeline import pipeline
 
-__all__ = ["Check", "evaluate", "verify"]
+__all__ = ["TOLERANCE", "Check", "evaluate", "measured_names", "verify"]
 
-TOLERANCE = {"top1": 0.05, "top5": 0.05}  # per cent; another CPU may round a few logits the other way
+TOLERANCE = {
+    "top1": 0.05,
+    "top5": 0.05,
+    "balanced": 0.1,
+    "macro_f1": 0.1,
+}  # per cent; another CPU may round a few logits the other way
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """The numbers of the best classes of each picture, and nothing else: objects would cost as much as the network."""
+
+    count: int
+
+    def answer(self, model: nn.Module, x: Tensor, pictures: list[Decoded]) -> list[list[int] | ZooError]:
+        logits, indices = model(x).float().topk(self.count)
+        answers: list[list[int] | ZooError] = list(indices.tolist())
+        for sick in logits.isnan().any(1).nonzero().flatten().tolist():
+            error = InputError(
+                f"{pictures[sick].source}: the network's answer is not finite", hint="try --dtype float32"
+            )
+            answers[sick] = error
+        return answers
+
+    def refuse(self, picture: Decoded, error: ZooError) -> ZooError:
+        return error
 
 
 @dataclass(frozen=True)
 class Check:
     """A figure of a card and what measuring it again gave."""
 
+    name: str
     figure: Figure
     measured: float
     tolerance: float
@@ -39,6 +68,7 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
+            "model": self.name,
             "metric": self.figure.metric,
             "dataset": self.figure.dataset,
             "split": self.figure.split,
@@ -59,13 +89,13 @@ def evaluate(
     report: Callable[[int], None] = lambda done: None,
     **options: Any,
 ) -> Evaluation:
-    """Top-1, top-5 and the confusion of a classifier on a published set or a folder.
+    """Top-1, top-5 and the confusion of a classifier on labelled pictures.
 
     Args:
         name: Checkpoint.
-        dataset: A published set, such as cifar10, or a folder with one folder of pictures a class.
-        split: Part of the published set, "train" or "test".
-        root: Where published sets lie, see `load_pictures`.
+        dataset: A published set, such as cifar10, or a place of files: see `open_data`.
+        split: Part of the set.
+        root: Where sets lie.
         checkpoint_path: Weights in place of the card's.
         report: Called with the number of pictures done.
         **options: For `pipeline`: device, batch_size, workers, dtype, compile, engine.
@@ -77,31 +107,36 @@ def evaluate(
     card = resolve(name)
     if card.task != "classify":
         raise UsageError(f"{card.name} does not classify", hint=f"its task is {card.task}")
-    classes = label_names(card.labels) if card.labels else ()
-    published = dataset in dataset_names() and not Path(dataset).is_dir()
-    samples = _published(dataset, split, root, classes) if published else _folder(Path(dataset), classes)
-    pipe = pipeline(name, checkpoint_path=checkpoint_path, topk=min(5, len(classes)), **options)
+    classes = _classes(card, checkpoint_path)
+    found = aligned(open_data(dataset, split, root), classes, dataset)
+    pipe = pipeline(name, checkpoint_path=checkpoint_path, **options)
+    pipe.task = _Ranks(min(5, len(classes)))
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     hits, failed = 0, []
     truths: deque[int] = deque()  # of pictures on their way through the pipeline
 
     def inputs() -> Iterator[Any]:
-        for picture, truth in samples:
+        for picture, truth in _items(found):
             truths.append(truth)
             yield picture
 
     started = time.monotonic()
     for done, result in enumerate(pipe(inputs())):
         truth = truths.popleft()
-        if result.error:
-            failed.append(result.error)
+        if isinstance(result, ZooError):
+            failed.append(result)
         else:
-            confusion[truth, result.indices[0]] += 1
-            hits += truth in result.indices
+            confusion[truth, result[0]] += 1
+            hits += truth in result
         report(done + 1)
     seconds = time.monotonic() - started
-    where = f"{dataset} {split}" if published else dataset
-    return Evaluation(card.name, where, classes, confusion, hits, tuple(failed), seconds, pipe.engine)
+    return Evaluation(card.name, f"{dataset} {split}", classes, confusion, hits, tuple(failed), seconds, pipe.engine)
+
+
+def measured_names() -> list[str]:
+    """Classifiers whose cards have figures of ours."""
+    names = list_names(task="classify")
+    return [name for name in names if any(figure.by == "zoo" for figure in resolve(name).figures)]
 
 
 def verify(name: str, *, root: Path | None = None, **options: Any) -> list[Check]:
@@ -127,35 +162,23 @@ def verify(name: str, *, root: Path | None = None, **options: Any) -> list[Check
         (name, split): evaluate(card.name, name, split=split, root=root, **options) for name, split in sorted(sets)
     }
     return [
-        Check(figure, getattr(results[figure.dataset, figure.split], figure.metric), TOLERANCE[figure.metric])
+        Check(
+            card.name, figure, getattr(results[figure.dataset, figure.split], figure.metric), TOLERANCE[figure.metric]
+        )
         for figure in figures
     ]
 
 
-def _published(dataset: str, split: str, root: Path | None, classes: tuple[str, ...]) -> Iterable[tuple[Any, int]]:
-    pictures = load_pictures(dataset, split, root)
-    if pictures.names != classes:
-        raise UsageError(
-            f"the {len(pictures.names)} classes of {dataset} are not the network's",
-            hint=f"the network knows {', '.join(classes[:5])}{' and others' if len(classes) > 5 else ''}",
-        )
-    return zip(pictures.images.numpy(), pictures.labels.tolist(), strict=True)
+def _classes(card: Card, checkpoint_path: Path | None) -> tuple[str, ...]:
+    """Names of the outputs: as the file's own training knew them, else the card's."""
+    own = read_contents(checkpoint_path).facts.get("labels") if checkpoint_path else None
+    if own:
+        return tuple(own)
+    return label_names(card.labels) if card.labels else ()
 
 
-def _folder(folder: Path, classes: tuple[str, ...]) -> Iterable[tuple[Any, int]]:
-    if not folder.is_dir():
-        known = ", ".join(dataset_names())
-        raise InputError(f"{folder} is neither a folder nor a published set", hint=f"published sets: {known}")
-    numbers = {_plain(name): number for number, name in enumerate(classes)}
-    found = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    strange = [path.name for path in found if _plain(path.name) not in numbers]
-    if strange or not found:
-        raise UsageError(
-            f"{folder}: no class is called {', '.join(strange[:3])}" if strange else f"{folder} holds no class folders",
-            hint=f"one folder a class, named as the network's labels: {', '.join(classes[:5])}, ...",
-        )
-    return ((path, numbers[_plain(inner.name)]) for inner in found for path in expand([str(inner)]))
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", " ").replace("-", " ").strip()
+def _items(data: Pictures | Samples) -> Iterator[tuple[Any, int]]:
+    labels = data.labels.tolist()
+    if isinstance(data, Pictures):
+        return zip(data.images.numpy(), labels, strict=True)
+    return ((data.item(index), label) for index, label in enumerate(labels))

@@ -2,36 +2,38 @@
 
 import json
 import math
-import os
-import platform
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-import numpy as np
+import msgspec
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-import zoo
-from zoo.data.datasets import Pictures, augment, load_pictures
+from zoo.data.sources import aligned, open_data
 from zoo.errors import UsageError, ZooError
 from zoo.hub.checkpoint import facts_for, write_whole
 from zoo.registry.names import resolve
-from zoo.train.checkpoint import load_run, save_run
-from zoo.train.methods import new_method
-from zoo.train.recipe import Recipe
+from zoo.tasks.decode import spare_cores
+from zoo.train import folder
+from zoo.train.average import Average
+from zoo.train.checkpoint import load_run, save_run, whole_state
+from zoo.train.feed import STEP, Feed, Learnt, seed_everything
+from zoo.train.measure import Judge
+from zoo.train.methods import Method, new_method
+from zoo.train.networks import TIMM, Teacher, input_of, new_network, normalise
+from zoo.train.recipe import Augment, Optimizer, Recipe
 from zoo.train.schedule import learning_rate
 
-__all__ = ["Progress", "accuracy", "train"]
+__all__ = ["Progress", "train"]
 
-ORDER, AUGMENTATION = 2, 3  # streams of chance beside the seed's own; a step's pictures depend on nothing before it
 WATCH = 20  # steps between looks at the loss, which make a GPU wait
 
 
@@ -66,215 +68,289 @@ def train(
     *,
     data: Path | None = None,
     device: str = "auto",
+    workers: int | None = None,
+    tensorboard: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Train, or go on with the training that a folder holds; returns the finished checkpoint's file.
 
-    The run depends on the recipe, the data, the code and the number of threads alone: one that was killed and started
-    again ends with the same bits as one that never stopped.
+    The run depends on the recipe, the data, the code and the number of threads and processes alone: one that was killed
+    and started again ends with the same bits as one that never stopped.
 
     Args:
         recipe: What to do.
-        out: Folder of the run: recipe.json, metrics.jsonl, last.safetensors, at the end model.safetensors.
-        data: Folder that holds the set, see `load_pictures`.
+        out: Folder of the run, see `zoo.train.folder`.
+        data: Folder that holds the set, see `open_data`.
         device: "auto" takes what Accelerate finds, "cpu" the CPU.
+        workers: Processes that prepare pictures; the result is the same with any number. None starts some for files
+            and for timm's augmentation.
+        tensorboard: Whether to write events for TensorBoard too.
         report: Called about every `WATCH` steps and at the end of each epoch.
 
     Raises:
         UsageError: The folder holds a run of another recipe, the batch does not divide among the processes, or another
             device.
-        ZooError: The loss is not finite any more; the last good checkpoint stays.
+        InputError: The data cannot be had, too much of it is damaged, or the disk is full.
+        ZooError: The loss is not finite any more, or a worker died; the last good checkpoint stays.
         KeyboardInterrupt: Stopped by a signal; the state was saved.
     """
-    from accelerate import Accelerator
-
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"training takes auto or cpu, not {device}", hint="CUDA_VISIBLE_DEVICES chooses among GPUs")
-    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=device == "cpu")
-    accumulate, world = recipe.schedule.accumulate, accelerator.num_processes
-    if recipe.schedule.batch_size % (accumulate * world):
+    method, input = new_method(recipe.method, **recipe.method_args), input_of(recipe.model)
+    accelerator = _accelerator(recipe, device)
+    rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    schedule, accumulate = recipe.schedule, recipe.schedule.accumulate
+    if schedule.batch_size % (accumulate * world):
         raise UsageError(
-            f"a batch of {recipe.schedule.batch_size} does not divide into {accumulate} parts on {world} processes",
+            f"a batch of {schedule.batch_size} does not divide into {accumulate} parts on {world} processes",
             hint="change schedule.batch_size",
         )
-    pictures, held_out = load_pictures(recipe.data.name, "train", data).split(recipe.data.held_out, recipe.seed)
-    steps = len(pictures) // recipe.schedule.batch_size
+    pictures, held_out = open_data(recipe.data.name, recipe.data.split, data).split(recipe.data.held_out, recipe.seed)
+    names, steps = pictures.names, len(pictures) // schedule.batch_size
     if steps == 0:
         raise UsageError(
-            f"{len(pictures)} pictures are fewer than a batch of {recipe.schedule.batch_size}",
+            f"{len(pictures)} pictures are fewer than a batch of {schedule.batch_size}",
             hint="lower schedule.batch_size",
         )
-    torch.manual_seed(recipe.seed)
-    builder_args = {"num_classes": len(pictures.names), **recipe.model_args}
-    network = zoo.create_model(recipe.model, **builder_args)
+    learnt = Learnt(pictures, recipe, input, rank, world)
+    if workers is None:
+        workers = spare_cores() if learnt.is_slow else 0
+    feed: Feed[tuple[int, int]] = Feed(learnt, workers, pin=accelerator.device.type == "cuda")
+    exams = {"held_out": held_out} if len(held_out) else {}
+    if unseen := recipe.data.eval_split:
+        exams[unseen] = aligned(open_data(recipe.data.name, unseen, data), names, f"{recipe.data.name} {unseen}")
+    total = len(pictures) + sum(map(len, exams.values()))
+    judges = {
+        exam: Judge(seen, learnt.side, input, accelerator.device, rank=rank, world=world, workers=workers)
+        for exam, seen in exams.items()
+    }
+    _seed(recipe.seed)
+    network, builder_args = new_network(recipe, len(names))
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    method = new_method(recipe.method, **recipe.method_args)
-    network, optimizer = accelerator.prepare(network, _optimizer(network, recipe))
+    network, optimizer = accelerator.prepare(network, _optimizer(network, recipe.optimizer))
     bare = accelerator.unwrap_model(network)
     model = cast(nn.Module, torch.compile(network, dynamic=False)) if recipe.compile else network
-    with accelerator.main_process_first():
-        is_resumed = _claim(out, recipe)
-    first_epoch, first_step = _resume(out, bare, optimizer) if is_resumed else (0, 0)
-    mean, std = _statistics(recipe.model, accelerator.device)
-    last = out / "last.safetensors"
+    average = Average(bare, recipe.optimizer.ema) if recipe.optimizer.ema else None
+    teacher = Teacher(recipe.distill, method, len(names), input, accelerator.device) if recipe.distill else None
+    lesson = teacher.loss if teacher else method.loss
+    change = _changes(recipe.augment, len(names), accelerator.device)
+    mean, std = (torch.tensor(v, device=accelerator.device).view(1, -1, 1, 1) for v in (input.mean, input.std))
 
-    with _signals() as stopped:
-        for epoch in range(first_epoch, recipe.schedule.epochs):
+    with accelerator.main_process_first():
+        is_resumed = folder.claim(out, recipe)
+    last = out / "last.safetensors"
+    facts: dict[str, Any] = {"epoch": 0, "step": 0, "best": -1.0}
+    if is_resumed:
+        facts |= load_run(last, bare, optimizer, average)
+        if accelerator.scaler and "scaler" in facts:
+            accelerator.scaler.load_state_dict(facts["scaler"])
+    else:
+        method.start(bare)
+    first_epoch, first_step, best = facts["epoch"], facts["step"], facts["best"]
+    provenance = {"recipe": json.loads(recipe.to_json()), "labels": names, "environment": folder.environment()}
+    if is_main:
+        folder.forget_after(out, first_epoch)
+        folder.note_start(out, recipe, world, first_epoch, first_step)
+    events = _events(out, first_epoch) if tensorboard and is_main else None
+    bad: dict[str, None] = {}
+
+    def keep(epoch: int, step: int) -> None:
+        scaler = {"scaler": accelerator.scaler.state_dict()} if accelerator.scaler else {}
+        where = {"epoch": epoch, "step": step, "best": best, **scaler, **provenance}
+        save_run(last, bare, optimizer, average, where, writes=is_main)
+
+    def publish(name: str, **measured: Any) -> Path:
+        with average.applied(bare) if average else nullcontext():
+            state = whole_state(bare)
+        if is_main:
+            _write_model(out / name, recipe, method, builder_args, state, provenance | measured)
+        return out / name
+
+    stopped: list[int] = []
+
+    def asked_to_leave() -> bool:
+        if world == 1:
+            return bool(stopped)
+        if stopped:
+            accelerator.set_trigger()
+        return accelerator.check_trigger()  # all leave at the same step, whichever was asked
+
+    with _signals(stopped):
+        for epoch in range(first_epoch, schedule.epochs):
             started, seen, losses = time.monotonic(), 0, []
-            method.start_epoch(bare, epoch, recipe.schedule.epochs)
-            order = torch.from_numpy(np.random.default_rng((recipe.seed, ORDER, epoch)).permutation(len(pictures)))
-            size = recipe.data.crop if epoch < recipe.data.crop_epochs else pictures.images.shape[1]
-            is_still = epoch >= recipe.schedule.epochs - recipe.data.still_epochs
-            padding = 0 if is_still else recipe.data.padding
+            method.start_epoch(bare, epoch, schedule.epochs)
             bare.train()
-            for step in range(first_step, steps):
+            for step, batch in enumerate(feed([(epoch, at) for at in range(first_step, steps)]), first_step):
+                seed_everything(recipe.seed, STEP, epoch, step, rank)
+                lr = learning_rate(schedule, recipe.optimizer.lr, epoch, step / steps)
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe.schedule, recipe.optimizer.lr, epoch, step / steps)
-                rows = order[step * recipe.schedule.batch_size :][: recipe.schedule.batch_size]
-                chance = np.random.default_rng((recipe.seed, AUGMENTATION, epoch, step))
-                images = augment(pictures.images[rows], size, padding, recipe.data.flip, chance)
-                mine = slice(accelerator.process_index, None, world)
-                parts = zip(images[mine].chunk(accumulate), pictures.labels[rows][mine].chunk(accumulate), strict=True)
+                    group["lr"] = lr * group.get("lr_scale", 1.0)  # timm's layer decay
+                parts = zip(batch.images.chunk(accumulate), batch.labels.chunk(accumulate), strict=True)
                 for part, (raw, labels) in enumerate(parts):
-                    x = _normalise(raw.to(accelerator.device), mean, std, recipe.channels_last)
+                    x = normalise(raw.to(accelerator.device, non_blocking=True), mean, std, recipe.channels_last)
+                    x, y = change(x, labels.to(accelerator.device, non_blocking=True))
                     with accelerator.autocast():
-                        loss = method.loss(model, x, labels.to(accelerator.device)) / accumulate
-                    if part < accumulate - 1:
-                        with accelerator.no_sync(network):
-                            accelerator.backward(loss)
-                    else:
+                        loss = lesson(model, x, y) / accumulate
+                    with accelerator.no_sync(network) if part < accumulate - 1 else nullcontext():
                         accelerator.backward(loss)
+                    losses.append(loss.detach())
                 if recipe.optimizer.clip_norm:
                     accelerator.clip_grad_norm_(bare.parameters(), recipe.optimizer.clip_norm)
                 optimizer.step()
+                if average:
+                    average.update(bare, epoch * steps + step + 1)
                 if step < steps - 1:  # the epoch's last gradients are kept for the method's report
                     optimizer.zero_grad()
-                losses.append(loss.detach() * accumulate)
-                seen += len(rows)
+                seen += schedule.batch_size
+                if batch.bad:
+                    bad |= dict.fromkeys(batch.bad)
+                    folder.note_bad_files(out, rank, bad, total, recipe.data.bad_share)
 
-                ended = step == steps - 1
-                if ended or (step + 1) % WATCH == 0:
-                    value = float(torch.stack(losses).mean())
+                ended, looks = step == steps - 1, (step + 1) % WATCH == 0
+                if ended or looks:
+                    value = float(torch.stack(losses).mean()) * accumulate
                     if not math.isfinite(value):
                         raise ZooError(
                             f"the loss is {value} in epoch {epoch + 1}, step {step + 1}",
                             hint=f"lower optimizer.lr; the last good state stays in {last}",
                         )
                     rate = seen / (time.monotonic() - started)
-                    left = (steps * (recipe.schedule.epochs - epoch) - step - 1) * recipe.schedule.batch_size / rate
-                    if not ended and accelerator.is_main_process:
-                        report(Progress(epoch + 1, recipe.schedule.epochs, step + 1, steps, value, rate, left, {}))
-                every = recipe.schedule.save_every
-                if not ended and (stopped or (every and (step + 1) % every == 0)):
-                    if accelerator.is_main_process:
-                        save_run(last, bare, optimizer, {"epoch": epoch, "step": step + 1})
-                    if stopped:
+                    left = (steps * (schedule.epochs - epoch) - step - 1) * schedule.batch_size / rate
+                    if not ended and is_main:
+                        report(Progress(epoch + 1, schedule.epochs, step + 1, steps, value, rate, left, {}))
+                leaves = (world == 1 or looks) and asked_to_leave()
+                if not ended and (leaves or (schedule.save_every and (step + 1) % schedule.save_every == 0)):
+                    keep(epoch, step + 1)
+                    if leaves:
                         raise KeyboardInterrupt
 
             figures = method.report(bare)
             optimizer.zero_grad()
-            if len(held_out) and (
-                (epoch + 1) % recipe.schedule.evaluate_every == 0 or epoch + 1 == recipe.schedule.epochs
-            ):
-                figures["held_out_top1"] = accuracy(bare, held_out, mean, std)
+            if (epoch + 1) % schedule.evaluate_every == 0 or epoch + 1 == schedule.epochs:
+                with average.applied(bare) if average else nullcontext():
+                    for exam, judge in judges.items():
+                        figures |= {f"{exam}_{name}": value for name, value in judge(bare).items()}
+                        bad |= judge.bad
+                if bad:
+                    folder.note_bad_files(out, rank, bad, total, recipe.data.bad_share)
+                if judges and (main := figures[f"{next(iter(judges))}_top1"]) > best:
+                    best = main
+                    publish("best.safetensors", epoch=epoch + 1, figures=figures)
             first_step = 0
-            if accelerator.is_main_process:
-                facts = {
-                    "epoch": epoch + 1,
-                    "loss": value,
-                    "rate": rate,
-                    "lr": optimizer.param_groups[0]["lr"],
-                    **figures,
-                }
-                _log(out / "metrics.jsonl", facts)
-                save_run(last, bare, optimizer, {"epoch": epoch + 1, "step": 0})
-                report(Progress(epoch + 1, recipe.schedule.epochs, steps, steps, value, rate, left, figures))
-            if stopped:
+            if is_main:
+                logged: dict[str, float] = {"epoch": epoch + 1, "loss": value, "rate": rate, "lr": lr, **figures}
+                folder.append_metrics(out, logged | ({"bad_files": len(bad)} if bad else {}))
+                folder.draw(out)
+                if events:
+                    for name, figure in logged.items():
+                        events.add_scalar(name, figure, epoch + 1)
+            keep(epoch + 1, 0)
+            if is_main:
+                report(Progress(epoch + 1, schedule.epochs, steps, steps, value, rate, left, figures))
+            if asked_to_leave():
                 raise KeyboardInterrupt
 
-    finished = out / "model.safetensors"
-    if accelerator.is_main_process:
-        tensors, layout = method.export(bare.to("cpu"))
-        metadata = facts_for(
-            resolve(recipe.model).architecture,
-            builder_args,
-            layout,
-            recipe=json.loads(recipe.to_json()),
-            labels=pictures.names,
-            environment=_environment(),
-            metrics=_last(out / "metrics.jsonl"),
-        )
-        write_whole(finished, save(tensors, metadata))
+    finished = publish("model.safetensors", metrics=_last(out / "metrics.jsonl") if is_main else {})
+    if events:
+        events.close()
     accelerator.wait_for_everyone()
     return finished
 
 
-@torch.inference_mode()
-def accuracy(model: nn.Module, pictures: Pictures, mean: Tensor, std: Tensor, batch_size: int = 500) -> float:
-    """Per cent of pictures whose highest logit is their label."""
-    model.eval()
-    right = 0
-    for batch in pictures.batches(batch_size):
-        logits = model(_normalise(batch.images.to(mean.device), mean, std, False))
-        right += int((logits.argmax(1).cpu() == batch.labels).sum())
-    return 100 * right / len(pictures)
+def _accelerator(recipe: Recipe, device: str) -> Any:
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"training takes auto or cpu, not {device}", hint="CUDA_VISIBLE_DEVICES chooses among GPUs")
+    if lacking := [library for library in ("accelerate", "torchmetrics") if not find_spec(library)]:
+        raise UsageError(f"training needs {' and '.join(lacking)}", hint="pip install 'zoo[train]'")
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
-
-def _normalise(images: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -> Tensor:
-    """(B, H, W, C) uint8 to (B, C, H, W) float."""
-    x = images.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
-    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def _statistics(name: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    preprocessing = resolve(name).input
-    mean, std = (
-        torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
-    )
-    return mean, std
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    chosen = recipe.optimizer
-    if chosen.name == "adam":
-        return torch.optim.Adam(model.parameters(), chosen.lr, weight_decay=chosen.weight_decay, fused=True)
-    return torch.optim.SGD(
-        model.parameters(), chosen.lr, momentum=chosen.momentum, weight_decay=chosen.weight_decay, fused=True
-    )
-
-
-def _claim(out: Path, recipe: Recipe) -> bool:
-    """Make the folder this run's; true if it already holds a state of it."""
+    AcceleratorState._reset_state()  # it would hold a second training of this process to the first one's precision
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be made: {error.strerror}", hint="choose another folder: --out DIR") from None
-    for part in out.glob(".*.part"):  # left by a kill in the middle of writing
-        part.unlink(missing_ok=True)
-    ours = out / "recipe.json"
-    if ours.exists() and ours.read_text(encoding="utf-8") != recipe.to_json():
-        raise UsageError(
-            f"{out} holds a run of another recipe", hint="choose another folder: --out DIR, or remove that one"
+        return Accelerator(mixed_precision=recipe.precision, cpu=device == "cpu")
+    except ValueError as error:
+        raise UsageError(f"precision {recipe.precision}: {error}", hint="precision=bf16 or precision=no") from None
+
+
+def _seed(seed: int) -> None:
+    from accelerate.utils import set_seed
+
+    set_seed(seed)
+
+
+def _optimizer(model: nn.Module, wanted: Optimizer) -> torch.optim.Optimizer:
+    """The optimizer of timm, with every parameter in one group unless decay says otherwise."""
+    from timm.optim._optim_factory import create_optimizer_v2
+
+    name: str = wanted.name
+    own: dict[str, Any] = {"betas": wanted.betas}
+    if name == "sgd":  # which timm calls Nesterov's
+        name, own = "nesterov" if wanted.nesterov else "momentum", {"momentum": wanted.momentum}
+    if wanted.name in ("sgd", "adam", "adamw"):
+        own["fused"] = True
+    return create_optimizer_v2(
+        model,
+        name,
+        wanted.lr,
+        wanted.weight_decay,
+        filter_bias_and_bn=wanted.name not in ("sgd", "adam"),
+        layer_decay=wanted.layer_decay if wanted.layer_decay < 1 else None,
+        **own,
+    )
+
+
+def _changes(wanted: Augment, classes: int, device: torch.device) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What timm does to a normalised batch and its labels; mixing makes them (B, K) shares."""
+    from timm.data.mixup import Mixup
+    from timm.data.random_erasing import RandomErasing
+
+    erase = RandomErasing(wanted.erase, mode="pixel", device=device) if wanted.erase else None
+    mix = (
+        Mixup(
+            wanted.mixup,
+            wanted.cutmix,
+            prob=wanted.mix_prob,
+            switch_prob=wanted.switch_prob,
+            mode=wanted.mix_mode,
+            label_smoothing=0.0,  # the method's own, which also smooths mixed labels
+            num_classes=classes,
         )
-    write_whole(ours, recipe.to_json().encode())
-    return (out / "last.safetensors").exists()
+        if wanted.mixup or wanted.cutmix
+        else None
+    )
+
+    def change(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if erase:
+            x = erase(x)
+        return mix(x, labels) if mix else (x, labels)
+
+    return change
 
 
-def _resume(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-    facts = load_run(out / "last.safetensors", model, optimizer)
-    log = out / "metrics.jsonl"
-    if log.exists():  # epochs behind the checkpoint will be done again
-        lines = [
-            line for line in log.read_text(encoding="utf-8").splitlines() if json.loads(line)["epoch"] <= facts["epoch"]
-        ]
-        write_whole(log, "".join(f"{line}\n" for line in lines).encode())
-    return facts["epoch"], facts["step"]
+def _write_model(
+    path: Path,
+    recipe: Recipe,
+    method: Method,
+    builder_args: dict[str, Any],
+    state: dict[str, Tensor],
+    facts: dict[str, Any],
+) -> None:
+    """The network for use: built anew on the CPU, filled, and put into the method's layout."""
+    network, _ = new_network(msgspec.structs.replace(recipe, init=""), builder_args["num_classes"])
+    if recipe.channels_last:  # the order in which a layer's scale is summed up
+        network = network.to(memory_format=torch.channels_last)
+    network.load_state_dict(state)
+    tensors, layout = method.export(network)
+    timms = recipe.model.startswith(TIMM)
+    name = recipe.model.removeprefix(TIMM) if timms else resolve(recipe.model).architecture
+    write_whole(path, save(tensors, facts_for(name, builder_args, layout, **facts)))
 
 
-def _log(path: Path, facts: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(facts) + "\n")
+def _events(out: Path, epoch: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError("--tensorboard needs tensorboard", hint="pip install 'zoo[tensorboard]'") from None
+    return SummaryWriter(str(out), purge_step=epoch + 1)
 
 
 def _last(path: Path) -> dict[str, Any]:
@@ -284,9 +360,8 @@ def _last(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to stop, so that no step is cut in half. A second Ctrl-C does."""
-    received: list[int] = []
+def _signals(received: list[int]) -> Iterator[None]:
+    """Note in a list when the process is asked to stop, so that no step is cut in half. A second Ctrl-C does cut."""
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -297,25 +372,7 @@ def _signals() -> Iterator[list[int]]:
     except ValueError:  # not the main thread: whoever runs us there handles its signals
         before = {}
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _environment() -> dict[str, str | int]:
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "none: not a git checkout"
-    return {
-        "zoo": zoo.__version__,
-        "commit": commit,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count() or 0,
-        "threads": torch.get_num_threads(),
-    }

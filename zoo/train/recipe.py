@@ -4,15 +4,21 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 from zoo.errors import UnknownName, UsageError
 
-__all__ = ["Data", "Optimizer", "Recipe", "Schedule", "load_recipe", "recipe_names"]
+__all__ = ["Augment", "Data", "Distill", "Optimizer", "Recipe", "Schedule", "headline", "load_recipe", "recipe_names"]
 
 FOLDER = Path(__file__).parent / "recipes"
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Amount = Annotated[float, Meta(ge=0)]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -23,50 +29,99 @@ class Data(_Part, frozen=True):
     """What is trained on.
 
     Attributes:
-        name: Set, such as cifar10.
+        name: Set, such as cifar10, or a place of files: see `zoo.data.sources.open_data`.
+        split: Part that is learnt.
+        eval_split: Part that progress is measured on besides `held_out`; none if empty.
+        size: Side of the pictures; 0 takes the pictures' own where they are arrays, the card's where they are files.
         padding: Zeros around the picture before a random square is cut out of it.
         flip: Whether half of the pictures are mirrored.
         crop: Side of that square while `crop_epochs` last; after them it is the picture's. Small squares train fast.
         crop_epochs: Epochs of the small squares.
         still_epochs: Epochs at the end whose pictures are not shifted; small networks end better on what they will see.
         held_out: Training pictures a seed sets aside for measuring progress; 0 measures on none.
+        bad_share: Share of the files that may be unreadable; another picture stands in for each of them.
     """
 
     name: str
-    padding: int = 4
+    split: str = "train"
+    eval_split: str = ""
+    size: Count = 0
+    padding: Count = 4
     flip: bool = True
-    crop: int = 0
-    crop_epochs: int = 0
-    still_epochs: int = 0
-    held_out: int = 0
+    crop: Count = 0
+    crop_epochs: Count = 0
+    still_epochs: Count = 0
+    held_out: Count = 0
+    bad_share: Share = 0.01
 
     def __post_init__(self) -> None:
-        if min(self.padding, self.crop, self.crop_epochs, self.still_epochs, self.held_out) < 0:
-            raise ValueError("padding, crop, crop_epochs, still_epochs and held_out are not negative")
         if bool(self.crop) != bool(self.crop_epochs):
             raise ValueError("crop and crop_epochs go together")
+
+
+class Augment(_Part, frozen=True):
+    """What timm does to pictures beyond shifting and mirroring; nothing by default.
+
+    Attributes:
+        scale: Smallest and largest share of the area that a random crop keeps before it is resized; takes the place of
+            the shift by `data.padding`.
+        ratio: Narrowest and widest aspect of that crop.
+        auto: timm's name of a policy, such as "rand-m9-mstd0.5-inc1".
+        jitter: Strength of random brightness, contrast and saturation.
+        erase: Share of the pictures with a rectangle of noise.
+        mixup: Parameter of the beta distribution that pairs of pictures are mixed by; 0 mixes none.
+        cutmix: The same for pairs of which one gets a rectangle of the other.
+        mix_prob: Share of the batches (or pictures) that are mixed.
+        switch_prob: Share of those that are cut, where both are on.
+        mix_mode: Whether a batch, each pair or each picture has its own share.
+        repeats: Times a picture comes in one batch, each time augmented anew (repeated augmentation).
+    """
+
+    scale: tuple[Share, Share] | None = None
+    ratio: tuple[Amount, Amount] = (3 / 4, 4 / 3)
+    auto: str = ""
+    jitter: Amount = 0.0
+    erase: Share = 0.0
+    mixup: Amount = 0.0
+    cutmix: Amount = 0.0
+    mix_prob: Share = 1.0
+    switch_prob: Share = 0.5
+    mix_mode: Literal["batch", "pair", "elem"] = "batch"
+    repeats: Positive = 1
+
+    def __post_init__(self) -> None:
+        if self.scale and not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError("scale is (smallest, largest) share of the area, above 0")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError("ratio is (narrowest, widest), above 0")
+        if self.auto and not re.match(r"(rand|augmix|original|v0)", self.auto):
+            raise ValueError(f"auto is {self.auto!r}; timm's policies begin with rand, augmix, original or v0")
 
 
 class Optimizer(_Part, frozen=True):
     """How weights move.
 
     Attributes:
-        name: "sgd" or "adam".
+        name: timm's name of the optimizer.
         lr: Learning rate at its highest.
         momentum: Of SGD.
-        weight_decay: On every parameter, as in the paper.
+        nesterov: Whether SGD looks ahead.
+        betas: Of Adam and its relatives.
+        weight_decay: On every parameter for sgd and adam, as in the ReSTE paper; else not on biases and norms.
+        layer_decay: Factor of the learning rate from one layer to the one below it; 1 leaves all the same.
         clip_norm: Longest gradient; 0 leaves it.
+        ema: Decay of the average of the weights that is measured and kept, which grows towards it; 0 keeps none.
     """
 
-    name: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.weight_decay < 0 or self.clip_norm < 0 or not 0 <= self.momentum < 1:
-            raise ValueError("lr is positive, weight_decay and clip_norm are not negative, momentum lies in [0, 1)")
+    name: Literal["sgd", "adam", "adamw", "nadamw", "lamb", "lion"] = "sgd"
+    lr: Annotated[float, Meta(gt=0)] = 0.1
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: Amount = 0.0
+    layer_decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    clip_norm: Amount = 0.0
+    ema: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
 
 class Schedule(_Part, frozen=True):
@@ -77,42 +132,72 @@ class Schedule(_Part, frozen=True):
         batch_size: Pictures a step, over all processes and accumulated parts.
         accumulate: Parts that a batch is split into.
         warmup: Epochs of growing learning rate.
-        shape: "cosine" falls step by step; "epoch_cosine" is the paper's, constant within an epoch.
+        shape: "cosine" and "linear" fall step by step; "step" falls by `step_rate` at each of `step_epochs`; "constant"
+            stays; "epoch_cosine" is the ReSTE paper's, constant within an epoch.
+        min_lr: Where the cosine and the line end.
+        step_epochs: Epochs before which "step" falls.
+        step_rate: Factor of each fall.
         evaluate_every: Epochs between measurements.
         save_every: Steps between checkpoints; 0 saves at the end of an epoch.
     """
 
-    epochs: int
-    batch_size: int = 128
-    accumulate: int = 1
-    warmup: int = 0
-    shape: Literal["cosine", "epoch_cosine"] = "cosine"
-    evaluate_every: int = 1
-    save_every: int = 0
+    epochs: Positive
+    batch_size: Positive = 128
+    accumulate: Positive = 1
+    warmup: Count = 0
+    shape: Literal["cosine", "linear", "step", "constant", "epoch_cosine"] = "cosine"
+    min_lr: Amount = 0.0
+    step_epochs: tuple[Positive, ...] = ()
+    step_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    evaluate_every: Positive = 1
+    save_every: Count = 0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.accumulate, self.evaluate_every) < 1:
-            raise ValueError("epochs, batch_size, accumulate and evaluate_every are positive")
-        if not 0 <= self.warmup < self.epochs or self.save_every < 0:
-            raise ValueError("warmup is shorter than the training and save_every is not negative")
+        if self.warmup >= self.epochs:
+            raise ValueError("warmup is shorter than the training")
         if self.batch_size % self.accumulate:
             raise ValueError("batch_size divides into its accumulated parts")
+        if bool(self.step_epochs) != (self.shape == "step"):
+            raise ValueError('step_epochs and shape = "step" go together')
+
+
+class Distill(_Part, frozen=True):
+    """A teacher whose answers count beside the labels.
+
+    Attributes:
+        teacher: Checkpoint of ours, or "timm:" and a name of timm's; of the same classes.
+        checkpoint: A .safetensors file in place of its published weights.
+        weight: Share of the teacher in the loss.
+        temperature: Softness of both answers.
+        kind: "soft" compares distributions, "hard" takes the teacher's first answer for the label.
+    """
+
+    teacher: str
+    checkpoint: str = ""
+    weight: Share = 0.5
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    kind: Literal["soft", "hard"] = "soft"
 
 
 class Recipe(_Part, frozen=True):
     """Everything a run depends on besides the data and the code.
 
     Attributes:
-        model: Architecture.
+        model: Architecture of ours, or "timm:" and a name of timm's.
         method: Which of `zoo.train.methods` adds to the plain loop.
         data: What is trained on.
         schedule: How long, in which steps.
+        augment: What is done to the pictures.
         optimizer: How weights move.
+        distill: Who teaches.
+        init: First weights: a checkpoint of ours, a .safetensors file, or "pretrained"; random if empty. A head for
+            another number of classes starts afresh.
         model_args: Arguments of the builder.
         method_args: Arguments of the method.
         precision: "no", "bf16" or "fp16".
         channels_last: Memory layout of pictures and weights.
         compile: Whether torch.compile fuses the step; needs a C++ compiler on a CPU.
+        checkpointing: Whether activations are computed again in the backward pass rather than kept.
         seed: Of initial weights, order and augmentation.
     """
 
@@ -120,13 +205,21 @@ class Recipe(_Part, frozen=True):
     data: Data
     schedule: Schedule
     method: str = "plain"
+    augment: Augment = Augment()
     optimizer: Optimizer = Optimizer()
+    distill: Distill | None = None
+    init: str = ""
     model_args: dict[str, Any] = {}
     method_args: dict[str, Any] = {}
     precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = False
     compile: bool = False
-    seed: int = 0
+    checkpointing: bool = False
+    seed: Count = 0
+
+    def __post_init__(self) -> None:
+        if (self.augment.mixup or self.augment.cutmix) and self.schedule.batch_size // self.schedule.accumulate % 2:
+            raise ValueError("mixup and cutmix pair pictures: the parts of a batch are even")
 
     def to_json(self) -> str:
         """The resolved recipe as one line of JSON."""
@@ -136,6 +229,13 @@ class Recipe(_Part, frozen=True):
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def headline(name: str) -> str:
+    """What the comment at the head of a packaged recipe says below its command."""
+    lines = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    comment = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+    return comment[1] if len(comment) > 1 else ""
 
 
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -153,17 +253,17 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     if not path.is_file():
         near = difflib.get_close_matches(name, recipe_names(), 3, 0)
         raise UnknownName(f"no recipe {name!r}", hint=f"nearest: {', '.join(near)}; or give a path to a TOML file")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path.name}: {error}", hint="mend the TOML") from None
     for override in overrides:
         _override(fields, override)
     try:
         return msgspec.convert(fields, Recipe)
     except msgspec.ValidationError as error:
-        raise _explain(path.name, text, str(error)) from None
+        raise _explain(path.name, text, overrides, str(error)) from None
 
 
 def _override(fields: dict[str, Any], override: str) -> None:
@@ -184,16 +284,55 @@ def _override(fields: dict[str, Any], override: str) -> None:
     fields[last] = parsed
 
 
-def _explain(name: str, text: str, error: str) -> UsageError:
-    """The decoder's complaint with the line it is about and, for an unknown key, the nearest right one."""
-    where = re.search(r" - at `\$\.([\w.]+)`", error)
-    unknown = re.search(r"unknown field `(\w+)`", error)
-    table = where[1] if where else ""
-    key = unknown[1] if unknown else table.rpartition(".")[2]
-    found = re.search(rf"^\s*(\[)?{re.escape(key)}\b", text, re.MULTILINE) if key else None
-    line = f"{name}:{text.count(chr(10), 0, found.end()) + 1}" if found else name
-    if not unknown:
-        return UsageError(f"{line}: {error}", hint="see the recipe's keys with: zoo train --dry-run")
-    parts: dict[str, type[msgspec.Struct]] = {"data": Data, "schedule": Schedule, "optimizer": Optimizer}
-    near = difflib.get_close_matches(key, parts.get(table, Recipe).__struct_fields__, 1, 0)
-    return UsageError(f"{line}: unknown key {f'{table}.{key}'.lstrip('.')}", hint=f"did you mean {near[0]}?")
+def _explain(name: str, text: str, overrides: tuple[str, ...], error: str) -> UsageError:
+    """The decoder's complaint with the place it is about and, for an unknown word, the nearest right one."""
+    where = re.search(r" - at `\$\.?([\w.]*)", error)
+    unknown = re.search(r"unknown field `(.+?)`", error)
+    key = ".".join(part for part in (where[1] if where else "", unknown[1] if unknown else "") if part)
+    place = _place(name, text, overrides, key)
+    if unknown:
+        return UsageError(f"{place}: unknown key {key}", hint=f"did you mean {_nearest_key(key)}?")
+    said = f"{key}: {error.partition(' - at ')[0]}" if key else error
+    wrong = re.search(r"Invalid enum value '(.*)'", error)
+    if wrong:
+        choices = [str(choice) for choice in get_args(_types()[key])]
+        near = difflib.get_close_matches(wrong[1], choices, 1, 0)
+        return UsageError(f"{place}: {said}", hint=f"did you mean {near[0]}? It is one of {', '.join(choices)}")
+    return UsageError(f"{place}: {said}", hint="see the recipe's keys with: zoo train --dry-run RECIPE")
+
+
+def _place(name: str, text: str, overrides: tuple[str, ...], key: str) -> str:
+    """Where a key was given: the override, or the line of the file, or that of the table around it."""
+    for override in reversed(overrides):
+        if key and f"{override.partition('=')[0]}.".startswith(f"{key}."):
+            return override
+    table, lines = "", {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([\w.]+)\]", line):
+            table = header[1]
+            lines[table] = number
+        elif entry := re.match(r"\s*([\w.]+)\s*=", line):
+            lines[f"{table}.{entry[1]}".lstrip(".")] = number
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return f"{name}:{lines[key]}" if key else name
+
+
+def _types() -> dict[str, Any]:
+    """Every key of a recipe with its type, those of tables as `table.key`."""
+    parts = {"data": Data, "schedule": Schedule, "augment": Augment, "optimizer": Optimizer, "distill": Distill}
+    types = dict(get_type_hints(Recipe))
+    for table, part in parts.items():
+        types |= {f"{table}.{key}": kind for key, kind in get_type_hints(part).items()}
+    return types
+
+
+def _nearest_key(key: str) -> str:
+    """The key most like it, in its own table if there is one so near, else in any."""
+    table, _, word = key.rpartition(".")
+    known = [other for other in _types() if other.rpartition(".")[0] == table]
+    near = difflib.get_close_matches(word, [other.rpartition(".")[2] for other in known], 1)
+    if near:
+        return near[0]
+    elsewhere = {other.rpartition(".")[2]: other for other in reversed(_types())}
+    return elsewhere[difflib.get_close_matches(word, elsewhere, 1, 0)[0]]

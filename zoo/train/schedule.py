@@ -23,7 +23,14 @@ def learning_rate(schedule: Schedule, highest: float, epoch: int, done: float = 
     now = epoch + done
     if now < schedule.warmup:
         return highest * now / schedule.warmup
-    return highest * (1 + math.cos(math.pi * (now - schedule.warmup) / (schedule.epochs - schedule.warmup))) / 2
+    if schedule.shape == "constant":
+        return highest
+    if schedule.shape == "step":
+        return highest * schedule.step_rate ** sum(epoch >= fall for fall in schedule.step_epochs)
+    falling, length, depth = now - schedule.warmup, schedule.epochs - schedule.warmup, highest - schedule.min_lr
+    if schedule.shape == "linear":
+        return highest - depth * falling / length
+    return schedule.min_lr + depth * (1 + math.cos(math.pi * falling / length)) / 2
 
 
 def _epoch_cosine(epochs: int, warmup: int, highest: float, epoch: int) -> float:

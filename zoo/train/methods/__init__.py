@@ -14,6 +14,9 @@ __all__ = ["Method", "method_names", "new_method"]
 class Method(Protocol):
     """The points at which a paper differs from plain supervised training."""
 
+    def start(self, model: nn.Module) -> None:
+        """Change the first weights of a training that begins; one that is resumed passes this over."""
+
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
         """Move schedules of the method to an epoch, counted from 0."""
 

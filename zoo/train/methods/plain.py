@@ -18,6 +18,9 @@ class Method:
 
     smoothing: float = 0.0
 
+    def start(self, model: nn.Module) -> None:
+        """First weights stay."""
+
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
         """Nothing moves."""
 

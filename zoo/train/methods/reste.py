@@ -22,13 +22,25 @@ class Method:
 
     Args:
         end: Power that the schedule approaches; 3 in all published results. Unused by plain straight-through.
+        latent: Mean size that the latent weights of each binary layer are brought to at the start; 0 leaves them. What
+            was trained once has weights so large that their signs are slow to turn, and beyond `zoo.layers.binary.CUT`
+            never do.
     """
 
     end: float = 3.0
+    latent: float = 0.0
 
     def __post_init__(self) -> None:
         if self.end < 1:
             raise ValueError(f"end is {self.end}; the estimator needs a power of at least 1")
+        if self.latent < 0:
+            raise ValueError(f"latent is {self.latent}; a size is not negative")
+
+    @torch.no_grad()
+    def start(self, model: nn.Module) -> None:
+        for module in model.modules():
+            if self.latent and isinstance(module, BinaryConv2d):
+                module.weight.mul_(self.latent / module.scale)
 
     def start_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
         power = reste_power(epoch, epochs, self.end)

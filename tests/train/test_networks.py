@@ -1,0 +1,95 @@
+"""First weights, teachers, and names that are none."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+import zoo
+from zoo.errors import UnknownName, UsageError
+from zoo.train.methods import new_method
+from zoo.train.networks import Teacher, input_of, new_network, normalise
+from zoo.train.recipe import Data, Distill, Recipe, Schedule
+
+CPU = torch.device("cpu")
+ARCH = "reste_resnet20_cifar"
+
+
+def recipe(**changes):
+    return Recipe(**{"model": ARCH, "data": Data(name="cifar10"), "schedule": Schedule(epochs=1), **changes})
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "first.safetensors"
+    save_file(zoo.create_model(ARCH).state_dict(), path)
+    return path
+
+
+def test_first_weights_from_a_file_with_a_fresh_head(weights):
+    same, _ = new_network(recipe(init=str(weights)), 10)
+    other, args = new_network(recipe(init=str(weights)), 3)
+    assert args["num_classes"] == 3
+    assert other.fc.out_features == 3
+    for key, value in same.state_dict().items():
+        if not key.startswith("fc."):
+            assert torch.equal(value, other.state_dict()[key]), key
+
+
+def test_first_weights_from_a_checkpoint():
+    network, _ = new_network(recipe(init=f"{ARCH}.c10"), 10)
+    known = zoo.create_model(ARCH, pretrained=True).state_dict()
+    assert all(torch.equal(value, known[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"model": "timm:resnet19"}, UnknownName, "timm has no model 'resnet19'"),
+        ({"model": "reste_resnet21"}, UnknownName, "no model"),
+        ({"init": "reste_vggsmall_cifar"}, UsageError, "is another network than reste_resnet20_cifar"),
+        ({"model_args": {"depth": 3}}, UsageError, "depth"),
+    ],
+)
+def test_what_does_not_exist_is_named(changes, error, says):
+    with pytest.raises(error, match=says):
+        new_network(recipe(**changes), 10)
+
+
+def test_timms_preprocessing():
+    found = input_of("timm:test_resnet")
+    assert found.size == (3, 160, 160)
+    assert found.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_lesson_is_the_weighted_sum_of_label_and_teacher(kind, weights):
+    """Against the equation, with a teacher whose preprocessing is another one than the pupil's."""
+    wanted = Distill(teacher=ARCH, checkpoint=str(weights), weight=0.3, temperature=2.0, kind=kind)
+    pupil_input = input_of("timm:test_resnet")
+    pupil, _ = new_network(recipe(model="timm:test_resnet"), 10)
+    pupil.eval()
+    raw, labels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.tensor([1, 2, 3, 4])
+    statistics = {
+        name: [torch.tensor(v).view(1, 3, 1, 1) for v in (found.mean, found.std)]
+        for name, found in (("pupil", pupil_input), ("teacher", zoo.card(ARCH).input))
+    }
+    x, theirs = (normalise(raw, *statistics[name], False) for name in ("pupil", "teacher"))
+    loss = Teacher(wanted, new_method("plain"), 10, pupil_input, CPU).loss(pupil, x, labels)
+    said = pupil(x)
+    with torch.inference_mode():
+        told = zoo.create_model(ARCH, checkpoint_path=weights).eval()(theirs)
+    if kind == "hard":
+        lesson = F.cross_entropy(said, told.argmax(1))
+    else:
+        p, q = (told / 2).softmax(1), (said / 2).softmax(1)
+        lesson = 4 * (p * (p / q).log()).sum() / 4  # T^2 times the mean over four pictures
+    # the teacher's pictures are turned back from the pupil's normalisation, which rounds
+    torch.testing.assert_close(loss, 0.7 * F.cross_entropy(said, labels) + 0.3 * lesson, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_of_other_classes(weights):
+    wanted = Distill(teacher=ARCH, checkpoint=str(weights))
+    with pytest.raises(UsageError, match="knows 10 classes, the data has 5"):
+        Teacher(wanted, new_method("plain"), 5, input_of(ARCH), CPU)
