@@ -28,10 +28,10 @@ from timm.models import group_parameters, save_for_hf
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 import zoo
-from zoo.interop.timm_bridge import TASKS
+from zoo.registry.timm_cfg import IN_TIMM
 
 ROOT = Path(__file__).parents[2]
-CARDS = [card for card in map(zoo.card, zoo.list_models()) if card.default and card.task in TASKS]
+CARDS = [card for card in map(zoo.card, zoo.list_models()) if card.default and card.task in IN_TIMM]
 FAST = 1  # networks of a family
 
 
