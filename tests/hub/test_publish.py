@@ -169,9 +169,9 @@ def edited(tmp_path, monkeypatch):
     [
         ("license: apache-2.0", 'license: ""', "no licence"),
         ("license: apache-2.0", "license: unknown", "no licence"),
-        ("value: 78.14", "value: .nan", "top1 on cifar10 was not measured"),
-        ('date: "2026-11-24"', 'date: "2999-01-01"', "top1 on cifar10 was not measured"),
-        ('date: "2026-11-24"', 'date: "soon"', "top5 on cifar10 was not measured"),
+        (r"value: [\d.]+", "value: .nan", "top1 on cifar10 was not measured"),
+        (r'date: "[\d-]+"', 'date: "2999-01-01"', "top1 on cifar10 was not measured"),
+        (r'date: "[\d-]+"', 'date: "soon"', "top5 on cifar10 was not measured"),
         ("command: zoo eval", "command: guess", "not measured"),
         ("by: zoo\n    command", "by: paper\n    command", "nothing of it was measured"),
         ("weights: {.*}", "weights: {status: unpublished}", "names no file"),

@@ -1,7 +1,7 @@
 """Batches: functions of their place, shared out without overlap, whatever prepares them."""
 
-import os
-import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -130,14 +130,37 @@ def test_measured_pictures_are_the_cards(files, arrays):
     assert {image.numpy().tobytes() for image in batch.images[:2]} <= known
 
 
-def test_a_worker_gives_the_same_batches_and_its_death_is_told(files):
+def test_a_worker_gives_the_same_batches(files):
     learnt = Learnt(open_data(str(files), "train"), recipe(STRONG), INPUT)
-    feed = Feed(learnt, workers=1)
     keys = [(epoch, step) for epoch in range(2) for step in range(3)]
-    for key, batch in zip(keys, feed(keys), strict=True):
+    for key, batch in zip(keys, Feed(learnt, workers=1)(keys), strict=True):
         assert torch.equal(batch.images, learnt[key].images)
-    batches = feed(keys * 50)
-    next(batches)
-    os.kill(feed._loader._iterator._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(ZooError, match="a process that prepares pictures died"):
+
+
+DEATH = """
+import os, signal, sys
+from zoo.data.sources import open_data
+from zoo.errors import ZooError
+from zoo.registry.card import Input
+from zoo.train.feed import Feed, Learnt
+from zoo.train.recipe import Data, Recipe, Schedule
+
+if __name__ == "__main__":
+    recipe = Recipe(model="timm:test_resnet", data=Data(name="files"), schedule=Schedule(epochs=4, batch_size=8))
+    feed = Feed(Learnt(open_data(sys.argv[1], "train"), recipe, Input(size=(3, 16, 16))), workers=1)
+    try:
+        batches = feed([(0, 0)] * 300)
+        next(batches)
+        os.kill(feed._loader._iterator._workers[0].pid, signal.SIGKILL)
         list(batches)
+    except ZooError as error:
+        print(error.message)
+"""
+
+
+def test_the_death_of_a_worker_is_told(files, tmp_path):
+    """In a process of its own: torch raises from a signal handler, wherever that process then is."""
+    script = tmp_path / "death.py"
+    script.write_text(DEATH)
+    done = subprocess.run([sys.executable, script, files], capture_output=True, text=True, timeout=120, check=False)
+    assert "a process that prepares pictures died" in done.stdout, done.stderr

@@ -219,8 +219,10 @@ class Feed(Generic[T]):
             raise InputError(
                 f"{STAND_INS + 1} pictures in a row cannot be read; {said}", hint="mend the data set"
             ) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            # it dies between two batches, or while one is handed over; what it merely raises says "Caught ..."
+            handed_over = self._loader.num_workers and not isinstance(error, RuntimeError)
+            if "DataLoader worker (pid" not in str(error) and (not handed_over or str(error).startswith("Caught")):
                 raise
             raise ZooError(
                 f"a process that prepares pictures died: {' '.join(str(error).split())[:200]}",
