@@ -144,6 +144,7 @@ def int8_session(twin: nn.Module, x: Tensor) -> Run:
 
 def peers(twin: nn.Module, twin_last: nn.Module, half: nn.Module, last: Tensor) -> dict[str, Run]:
     """What else a user could do to make the float network fast."""
+    torch._dynamo.reset()  # else the next network counts as one more recompilation, of which there are eight
     freezing = {"freezing": True}
     compiled = torch.compile(twin_last, options=freezing)
     compiled_half = torch.compile(half, options=freezing)

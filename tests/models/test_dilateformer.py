@@ -206,13 +206,13 @@ def test_it_trains(how):
 def test_drop_path_drops_whole_samples_in_training_only():
     torch.manual_seed(0)
     block = DilateFormer(**SMALL, drop_path_rate=0.5).stages[3].blocks[0]
-    assert block.drop_path_rate == 0.5
+    assert block.drop_path.drop_prob == 0.5
     x = torch.ones(400, 2, 2, 3)
-    dropped = block.train()._drop_path(x)
+    dropped = block.train().drop_path(x)
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert (dropped.flatten(1).amax(1) == dropped.flatten(1).amin(1)).all()
     assert 0.4 < float((dropped == 0).float().mean()) < 0.6
-    assert torch.equal(block.eval()._drop_path(x), x)
+    assert torch.equal(block.eval().drop_path(x), x)
 
 
 @pytest.mark.parametrize(

@@ -204,11 +204,11 @@ def test_widths_that_do_not_divide_are_refused():
 
 def test_drop_path_grows_over_all_blocks_and_leaves_evaluation_alone(small):
     model = PSLT(**{**SMALL, "depths": (3, 2)}, drop_path_rate=0.4)
-    rates = [m.drop_path_rate for m in model.modules() if isinstance(m, Branch)]
+    rates = [m.drop_path.drop_prob for m in model.modules() if isinstance(m, Branch)]
     assert rates == pytest.approx([rate for rate in (0, 0.1, 0.2, 0.3, 0.4) for _ in range(3)])
     branch = Branch(6, 1, 7, is_first=True, own_values=True, drop_path_rate=0.25).train()
     torch.manual_seed(0)
-    kept = branch._drop_path(torch.ones(4000, 1, 1, 1))
+    kept = branch.drop_path(torch.ones(4000, 1, 1, 1))
     assert sorted(kept.unique().tolist()) == pytest.approx([0, 1 / 0.75])
     assert float(kept.mean()) == pytest.approx(1, abs=0.05)  # six standard errors
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath  # type: ignore[attr-defined]  # exported, but not said to be
 from torch import Tensor, nn
 
 from zoo.layers.building import build
@@ -69,19 +70,13 @@ class Block(nn.Module):
         self.attn = attention
         self.norm2 = nn.LayerNorm(chs, eps=1e-6)
         self.mlp = FeedForward(chs, int(chs * mlp_ratio))
-        self.drop_path_rate = drop_path_rate
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         x = (x + self.pos_embed(x)).permute(0, 2, 3, 1)
-        x = x + self._drop_path(self.attn(self.norm1(x)))
-        x = x + self._drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x.permute(0, 3, 1, 2)
-
-    def _drop_path(self, x: Tensor) -> Tensor:
-        if not self.training or not self.drop_path_rate:
-            return x
-        kept = 1 - self.drop_path_rate
-        return x * x.new_empty((len(x), 1, 1, 1)).bernoulli_(kept).div_(kept)
 
 
 class Stage(nn.Module):

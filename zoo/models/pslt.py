@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath  # type: ignore[attr-defined]  # exported, but not said to be
 from torch import Tensor, nn
 
 from zoo.layers.building import build
@@ -166,7 +167,7 @@ class Branch(nn.Module):
         self.attn = WindowAttention(width, num_heads, window, own_values)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = _light_feed_forward(width)
-        self.drop_path_rate = drop_path_rate
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor, before: Tensor | None, roll: int, mask: Tensor | None) -> Tensor:
         """(B, H, W, d) to the same.
@@ -181,8 +182,8 @@ class Branch(nn.Module):
         attended = self._attend(y, before, roll, mask)
         if not self.is_first:
             attended = attended + y
-        x = x + self._drop_path(attended)
-        return x + self._drop_path(self.mlp(self.norm2(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = x + self.drop_path(attended)
+        return x + self.drop_path(self.mlp(self.norm2(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def _attend(self, y: Tensor, before: Tensor | None, roll: int, mask: Tensor | None) -> Tensor:
         _, height, width, _ = y.shape
@@ -196,12 +197,6 @@ class Branch(nn.Module):
         if roll:
             y = y.roll((-roll, -roll), (1, 2))
         return y[:, :height, :width] if below or right else y
-
-    def _drop_path(self, x: Tensor) -> Tensor:
-        if not self.training or not self.drop_path_rate:
-            return x
-        kept = 1 - self.drop_path_rate
-        return x * x.new_empty((len(x), 1, 1, 1)).bernoulli_(kept).div_(kept)
 
 
 class LadderBlock(nn.Module):
