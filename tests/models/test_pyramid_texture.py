@@ -176,6 +176,18 @@ def test_one_level_and_one_pixel_are_the_input():
     assert torch.equal(PyramidTextureFilter()(x[:, :, :1, :1]), x[:, :, :1, :1])
 
 
+def test_gradients_pass_where_inference_came_first():
+    """What is kept between calls is made without gradients in mind, and used with them."""
+    model = PyramidTextureFilter(sigma_s=1.0, sigma_r=0.3, levels=3, backend="torch")
+    x = picture(6, 23, 29)  # of a size that no other test fills the cache with
+    with torch.inference_mode():
+        expected = model(x)
+    y = model(x.requires_grad_())
+    assert torch.equal(y, expected)
+    y.sum().backward()
+    assert x.grad.isfinite().all()
+
+
 def test_gradients_are_those_of_finite_differences():
     x = picture(6, 6, 7).requires_grad_()
     model = PyramidTextureFilter(sigma_s=1.0, sigma_r=0.3, levels=3)

@@ -3,15 +3,15 @@
 import pytest
 
 from zoo.errors import UnknownName, UsageError
-from zoo.registry.names import resolve
 from zoo.train.methods import method_names, new_method
+from zoo.train.networks import input_of
 from zoo.train.recipe import load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_bundled_recipes_decode_and_name_real_things(name):
     recipe = load_recipe(name)
-    assert resolve(recipe.model)
+    assert input_of(recipe.model)
     new_method(recipe.method, **recipe.method_args)
 
 

@@ -6,6 +6,7 @@ float32. Networks that take signs are left as they are, because there a rounding
 
 import copy
 from collections import Counter, OrderedDict
+from functools import cache
 from itertools import pairwise
 from typing import TypeGuard, cast
 
@@ -50,12 +51,20 @@ def compile_blocks(model: nn.Module) -> nn.Module:
 
     Blocks of one shape share one program: PSLT's 13 blocks take two, which are ready in a tenth of the time.
     """
+    _keep_parts_apart()
     lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     for name in outermost:
         for block in cast(nn.ModuleList, model.get_submodule(name)):
             block.compile()
     return model if outermost else cast(nn.Module, torch.compile(model))
+
+
+@cache
+def _keep_parts_apart() -> None:
+    """Compiled whole, a batch leaves the caches and takes twice as long. Saying so loads the compiler."""
+    apart = torch.compiler.disable(InChunks._in_parts)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    InChunks._in_parts = apart  # type: ignore[method-assign]
 
 
 class BorderConv2d(nn.Module):
@@ -153,8 +162,6 @@ class InChunks(nn.Sequential):
             x = layer(x)
         return x
 
-    # Compiled whole, the wide maps of a batch leave the caches and take twice as long.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
     def _in_parts(self, x: Tensor, step: int) -> Tensor:
         return torch.cat([self._whole(part) for part in torch.split(x, step)])
 

@@ -93,7 +93,8 @@ def _band(columns: NDArray[np.int64], weights: NDArray[np.float64], size: int) -
     run = np.zeros((len(columns), taps))
     offsets = np.where(weights > 0, columns - low[:, None], 0)
     np.add.at(run, (np.arange(len(columns))[:, None], offsets), weights)
-    return Band(torch.from_numpy(low), torch.from_numpy(run))
+    with torch.inference_mode(False):  # it is kept, and the next caller may want gradients through it
+        return Band(torch.from_numpy(low), torch.from_numpy(run))
 
 
 def apply_band(x: Tensor, band: Band, dim: int) -> Tensor:
