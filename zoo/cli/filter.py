@@ -57,7 +57,9 @@ def filter_(
     fast: Annotated[
         bool,
         typer.Option(
-            "--fast", help="Narrower windows: 1.5 times as fast, not exact; says how near.", rich_help_panel=PARAMETERS
+            "--fast",
+            help="Narrower windows: 1.1 to 1.5 times as fast, not exact; says how near.",
+            rich_help_panel=PARAMETERS,
         ),
     ] = False,
     apply: Annotated[
