@@ -15,6 +15,7 @@ import zoo
 from zoo.data.images import expand
 from zoo.errors import InputError, UnknownName, UsageError
 from zoo.registry.labels import label_names
+from zoo.tasks.decode import cores
 from zoo.tasks.draw import Drawings
 from zoo.tasks.feature_file import feature_file
 from zoo.tasks.pipeline import pick_device, pick_dtype
@@ -232,3 +233,17 @@ def test_drawings_get_names_of_their_own(tmp_path, pipe, folder):
     assert (tmp_path / "00.png").read_text() == "mine"
     with Image.open(tmp_path / "00-3.png") as drawn:
         assert drawn.width > 400
+
+
+def test_the_network_leaves_cores_to_the_processes_that_decode(checkpoint, folder):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(cores())
+        pipe = zoo.pipeline(ARCH, device="cpu", checkpoint_path=checkpoint, workers=1)
+        stream = pipe(sorted(folder.glob("*.png")), batch_size=2)
+        next(stream)
+        assert torch.get_num_threads() == max(1, cores() - 1)
+        stream.close()
+        assert torch.get_num_threads() == cores()
+    finally:
+        torch.set_num_threads(before)

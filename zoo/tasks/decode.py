@@ -6,6 +6,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -21,7 +22,7 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Decoded", "decode", "decoded", "leave_interrupts", "reread", "spare_cores"]
+__all__ = ["Decoded", "cores", "decode", "decoded", "leave_interrupts", "reread", "spare_cores"]
 
 CHUNK = 32  # pictures that a worker decodes at a time
 FEW = 256  # pictures up to which workers are not worth their start
@@ -87,7 +88,13 @@ def _source(item: Item) -> str:
     return getattr(item, "filename", "") or f"<{type(item).__name__}>"
 
 
-def decoded(items: Iterable[Item], preprocess: Preprocess, workers: int | None, ahead: int) -> Iterator[Decoded]:
+def decoded(
+    items: Iterable[Item],
+    preprocess: Preprocess,
+    workers: int | None,
+    ahead: int,
+    beside: Callable[[int], AbstractContextManager[None]] = lambda workers: nullcontext(),
+) -> Iterator[Decoded]:
     """Every input, decoded, in order.
 
     Processes rather than threads: most of a small picture's time is Python's, which threads take from the network.
@@ -97,6 +104,7 @@ def decoded(items: Iterable[Item], preprocess: Preprocess, workers: int | None, 
         preprocess: Crops to the network's size.
         workers: Processes; 0 decodes in this one; None starts processes once there are enough inputs.
         ahead: Pictures decoded before they are asked for.
+        beside: What to enter, given their number, while processes decode.
     """
     items = iter(items)
     one = partial(decode, preprocess=preprocess)
@@ -111,7 +119,7 @@ def decoded(items: Iterable[Item], preprocess: Preprocess, workers: int | None, 
             return
         items = chain((first,), items)
         workers = spare_cores()
-    with _pool(workers) as pool:
+    with beside(workers), _pool(workers) as pool:
         chunks = iter(lambda: list(islice(items, CHUNK)), [])
         together = partial(_decode_all, preprocess=preprocess)
         yield from chain.from_iterable(_ordered(pool, together, chunks, max(2 * workers, ahead // CHUNK)))
@@ -148,5 +156,9 @@ def leave_interrupts() -> None:
 
 def spare_cores() -> int:
     """Worker processes by default: half the cores this process may use, at least one and at most eight."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores // 2))
+    return min(8, max(1, cores() // 2))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
@@ -17,7 +18,7 @@ from zoo.layers.binary import BinaryConv2d
 from zoo.layers.inference import compile_blocks, optimize
 from zoo.registry.card import Card
 from zoo.registry.names import resolve
-from zoo.tasks.decode import Decoded, decode, decoded
+from zoo.tasks.decode import Decoded, cores, decode, decoded
 
 __all__ = [
     "Pipeline",
@@ -107,7 +108,7 @@ class Pipeline(Generic[R]):
         return self._stream(inputs, batch_size or self.batch_size)
 
     def _stream(self, inputs: Iterable[Item], batch_size: int) -> Iterator[R]:
-        pictures = decoded(inputs, self.preprocess, self.workers, ahead=2 * batch_size)
+        pictures = decoded(inputs, self.preprocess, self.workers, ahead=2 * batch_size, beside=_leave_cores)
         while batch := list(islice(pictures, batch_size)):
             yield from self._answers(batch)
 
@@ -303,6 +304,17 @@ def pick_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise UsageError(f"no dtype {name!r}", hint=", ".join(DTYPES))
     return DTYPES[name]
+
+
+@contextmanager
+def _leave_cores(workers: int) -> Iterator[None]:
+    """Fewer threads for the network while processes decode: where both want a core, both wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, max(1, cores() - workers)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _is_one(inputs: Any) -> bool:
