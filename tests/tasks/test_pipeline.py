@@ -16,9 +16,9 @@ from zoo.data.images import expand
 from zoo.errors import InputError, UnknownName, UsageError
 from zoo.registry.labels import label_names
 from zoo.tasks.decode import cores
+from zoo.tasks.device import pick_device, pick_dtype
 from zoo.tasks.draw import Drawings
 from zoo.tasks.feature_file import feature_file
-from zoo.tasks.pipeline import pick_device, pick_dtype
 
 ARCH = "reste_resnet20_cifar"
 

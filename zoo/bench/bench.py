@@ -19,7 +19,7 @@ from zoo.layers.binary import BinaryConv2d
 from zoo.layers.engine import prepare
 from zoo.layers.inference import optimize
 from zoo.registry.names import resolve
-from zoo.tasks.pipeline import pick_device, pick_dtype
+from zoo.tasks.device import pick_device, pick_dtype
 
 __all__ = ["Contender", "Timing", "bench", "contenders"]
 

@@ -70,7 +70,7 @@ def _compute() -> dict[str, Any]:
 
     import torch
 
-    from zoo.tasks.pipeline import pick_device
+    from zoo.tasks.device import pick_device
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {

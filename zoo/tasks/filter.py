@@ -18,7 +18,7 @@ from zoo.errors import InputError, UsageError, ZooError
 from zoo.models import texture_applications as applications
 from zoo.models.pyramid_texture import Backend, Levels, PyramidTextureFilter, level_sizes, pick_engine
 from zoo.results.filtered import Filtered
-from zoo.tasks.pipeline import pick_device
+from zoo.tasks.device import pick_device
 
 __all__ = [
     "APPLICATIONS",
