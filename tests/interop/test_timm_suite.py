@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.layers import DropPath
 from timm.models import group_parameters, save_for_hf
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
@@ -161,7 +162,7 @@ def test_checkpointed_gradients_are_the_same(name):
     model, x = build(name).eval(), images(name, 2)  # norms and drop path at rest, or the two passes would differ
     model.train()
     for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) or hasattr(module, "drop_path_rate"):
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm | DropPath):
             module.eval()
     model(x).square().mean().backward()
     plain = {key: p.grad.clone() for key, p in model.named_parameters()}
