@@ -49,13 +49,13 @@ class _ReSTE(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         z, power = ctx.saved_tensors
-        size = z.abs().to(torch.promote_types(z.dtype, torch.float32))
+        size = z.abs()
         power = power.float()  # the exponents are float32 even when z is float64, as in the published code
-        inverse = (1 / power).to(size.dtype)
-        # compiled for a CPU, exp and log are vectors and a power is not: a quarter of the whole step
-        slope = inverse * torch.exp(((1 - power) / power).to(size.dtype) * size.clamp(min=FLAT).log())
-        slope = torch.where(size <= FLAT, FLAT**inverse / FLAT, slope)
-        return (grad * torch.where(size <= CUT, slope, 0)).to(z.dtype), None
+        inverse = (1 / power).to(torch.promote_types(z.dtype, torch.float32))
+        flat = (FLAT**inverse / FLAT).to(z.dtype)
+        slope = inverse.to(z.dtype) * size.clamp(min=FLAT) ** ((1 - power) / power).to(z.dtype)
+        slope = torch.where(size <= FLAT, flat, slope)
+        return grad * torch.where(size <= CUT, slope, 0), None
 
 
 class _STE(torch.autograd.Function):
