@@ -20,6 +20,7 @@ __all__ = [
     "hub_org",
     "max_pixels",
     "mirror_token",
+    "processes_here",
     "set_hub_endpoint",
 ]
 
@@ -91,6 +92,11 @@ def max_pixels() -> int:
     if not value.isdigit() or value == "0":
         raise UsageError(f"ZOO_MAX_PIXELS is {value!r}", hint="a positive whole number of pixels")
     return int(value)
+
+
+def processes_here() -> int:
+    """Processes of this machine that torchrun started to share one job, this one among them; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def card_folder() -> Path:

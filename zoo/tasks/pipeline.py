@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.build import create_model, packed_parts
-from zoo.data.images import Item, Source
+from zoo.data.images import Encoded, Item, Source
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, IntegrityError, UsageError, ZooError
 from zoo.layers.binary import BinaryConv2d
@@ -277,6 +277,6 @@ def _leave_cores(workers: int) -> Iterator[None]:
 
 def _is_one(inputs: Any) -> bool:
     """Whether inputs are one picture rather than many."""
-    if isinstance(inputs, str | os.PathLike) or hasattr(inputs, "getexif"):
+    if isinstance(inputs, str | os.PathLike | Encoded) or hasattr(inputs, "getexif"):
         return True
     return hasattr(inputs, "__array__") and getattr(inputs, "ndim", 0) <= 3
