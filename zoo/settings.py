@@ -22,6 +22,7 @@ __all__ = [
     "mirror_token",
     "processes_here",
     "set_hub_endpoint",
+    "set_max_pixels",
 ]
 
 PACKAGE = Path(__file__).parent
@@ -97,6 +98,11 @@ def max_pixels() -> int:
 def processes_here() -> int:
     """Processes of this machine that torchrun started to share one job, this one among them; 1 without it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def set_max_pixels(count: int) -> None:
+    """Another limit for the rest of this process and for those it starts."""
+    os.environ["ZOO_MAX_PIXELS"] = str(count)
 
 
 def card_folder() -> Path:
