@@ -182,6 +182,8 @@ def _trace_open(frozen: nn.Module, size: tuple[int, ...]) -> torch.export.Export
     sides = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     example = torch.zeros(2, size[0], size[1] + 32, size[2] + 64)  # sides that are alike would be taken for one
     try:
+        with torch.inference_mode():
+            frozen(torch.zeros(1, *size)), frozen(example)  # torch may trace what runs at one size alone
         program = torch.export.export(frozen, (example,), dynamic_shapes=(sides,))
     except Exception as error:  # torch's own, of many kinds
         raise UsageError(f"its size cannot be left open: {_one_line(error)}", hint="export it with one size") from error
