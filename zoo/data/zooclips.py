@@ -1,7 +1,7 @@
 """ZooClips: short films of drawn people, made from a seed alone, with sentences that are true of them.
 
-A scene is sky above ground; people stand in lanes and walk, jump, wave, bend or spin. Lengths are shares of the picture's
-side S or of a person's height h. T frames, P people.
+A scene is sky above ground; people stand in lanes and walk, jump, wave, bend or spin. Lengths are shares of the
+picture's side S or of a person's height h. T frames, P people.
 """
 
 from collections import Counter
