@@ -58,7 +58,7 @@ def search_blocks(queries: Tensor, blocks: Callable[[], Iterable[Block]], k: int
     Returns:
         (Q, k + a few) rows, best first, `NOTHING` at the end where there are fewer; and their float32 scores.
     """
-    found = [_search(part, blocks(), k + SPARE) for part in queries.split(_at_once(queries))]
+    found = [_search(part, blocks(), k + SPARE) for part in torch.split(queries, _at_once(queries))]
     return np.concatenate([rows for rows, _ in found]), torch.cat([scores for _, scores in found])
 
 
@@ -86,7 +86,7 @@ def _search(queries: Tensor, blocks: Iterable[Block], k: int) -> tuple[NDArray[n
             torch.mm(queries, buffer.T, out=products)  # always of one shape, so always by the same kernel
             scores = products[:, :used]
             if per_item > 1:
-                scores = scores.unflatten(1, (len(part), per_item)).amax(2)
+                scores = scores.view(count, len(part), per_item).amax(2)
             if alive is not None:
                 scores = scores.masked_fill(~alive[start : start + step], -torch.inf)
             rows, best = _merged(rows, best, first + start, scores)

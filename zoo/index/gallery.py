@@ -26,13 +26,13 @@ from zoo.errors import InputError, IntegrityError, UsageError
 from zoo.hub.checkpoint import read_contents, write_whole
 from zoo.index.exact import Block, Hits, rescored, search_blocks
 from zoo.index.facts import Facts
+from zoo.index.vectors import narrowed, queries_of
 
 __all__ = ["Gallery"]
 
 FORMAT = 1
 MANIFEST, LOCK = "gallery.json", ".lock"
 SHARD = 64 << 20  # bytes of vectors in a full shard
-LARGEST = 65504.0  # of float16
 TRIES = 5  # to open, while another process compacts
 
 
@@ -197,7 +197,7 @@ class Gallery:
         Raises:
             ValueError: Another shape, a number that is not finite, or a k below 1.
         """
-        wanted = self._checked(queries, k)
+        wanted = queries_of(queries, self.facts.dim, k)
         candidates, _ = search_blocks(wanted, self.blocks, k)
         return rescored(wanted, candidates, self.take, k)
 
@@ -213,7 +213,7 @@ class Gallery:
             ValueError: Shapes that do not fit, or numbers that float16 does not hold.
             InputError: The disk is full, or another process writes; nothing changed.
         """
-        added = self._narrowed(vectors, len(items))
+        added = narrowed(vectors, len(items), self.facts)
         lines = [msgspec.json.encode(dict(item)) for item in items]
         with self._writing() as manifest:
             _mark(manifest, removing)
@@ -281,26 +281,6 @@ class Gallery:
 
     def _shard_rows(self) -> int:
         return max(1, SHARD // (2 * self.facts.per_item * self.facts.dim))
-
-    def _narrowed(self, vectors: Any, count: int) -> Tensor:
-        added = torch.as_tensor(vectors)
-        if added.ndim == 2 and self.facts.per_item == 1:
-            added = added[:, None]
-        if tuple(added.shape) != (count, self.facts.per_item, self.facts.dim):
-            raise ValueError(
-                f"vectors are {tuple(added.shape)}; {(count, self.facts.per_item, self.facts.dim)} is needed"
-            )
-        if not bool((added.abs() <= LARGEST).all()):  # false for NaN as well
-            raise ValueError(f"vectors are finite and at most {LARGEST:g}")
-        return added.detach().cpu().to(torch.float16)
-
-    def _checked(self, queries: Any, k: int) -> Tensor:
-        wanted = torch.as_tensor(queries).detach().cpu().float()
-        if wanted.ndim != 2 or wanted.shape[1] != self.facts.dim or k < 1:
-            raise ValueError(f"queries are {tuple(wanted.shape)} for k={k}; (Q, {self.facts.dim}) and k from 1")
-        if not bool(wanted.isfinite().all()):
-            raise ValueError("queries are not finite")
-        return wanted
 
     def _by_part(self, rows: NDArray[np.int64]) -> Iterator[tuple[_Part, NDArray[np.int64]]]:
         """Rows that rise, cut at the shards' bounds, as numbers within each."""
