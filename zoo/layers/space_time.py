@@ -56,10 +56,8 @@ class DividedAttention(nn.Module):
             first = t[:, :, None, :1].expand(-1, -1, inside.shape[2], -1, -1)
             return torch.cat((first, inside), 3)
 
-        if seen is not None and along == "time":
-            mask = F.pad(seen, (1, 0), value=True)[:, None, None, None]  # (B, 1, 1, 1, 1 + F)
-        else:
-            mask = None
+        in_line = F.pad(seen, (1, 0), value=True)[:, None, None, None] if seen is not None else None
+        mask = in_line if along == "time" else None  # (B, 1, 1, 1, 1 + F)
         parts = F.scaled_dot_product_attention(lines(q[:, :, 1:]), keys(k), keys(v), mask)
         parts = (parts.transpose(2, 3) if along == "time" else parts).flatten(2, 3)
         return self.proj(torch.cat((whole, parts), 2).transpose(1, 2).flatten(2))

@@ -44,7 +44,7 @@ class RetrievalScores:
 
     Attributes:
         text_to_video: Every caption is a query.
-        video_to_text: Every video with a caption is a query; the best-placed of its captions counts, among all captions.
+        video_to_text: Every video with a caption is a query; the best placed of its captions counts, among all others.
         text_ranks: (T,) ranks of the captions; NaN for those that were left out.
         video_ranks: (V,) ranks of the videos; NaN for those without a caption.
     """

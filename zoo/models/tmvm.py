@@ -1,8 +1,8 @@
 """TMVM: several prototypes a video, made by masks over its tokens; a text is compared with the most similar one.
 
 C. Lin, A. Wu, J. Liang, J. Zhang, W. Ge, W.-S. Zheng and C. Shen, "Text-Adaptive Multiple Visual Prototype Matching for
-Video-Text Retrieval", arXiv:2209.13307. No code of the paper is public. What it does not say is decided here: the number
-of prototypes, the masks' normalisation, the global token that is added, and the variance loss.
+Video-Text Retrieval", arXiv:2209.13307. No code of the paper is public. What it does not say is decided here: the
+number of prototypes, the masks' normalisation, the global token that is added, and the variance loss.
 
 B clips of F frames, N tokens (frame after frame, n a frame), D width, K prototypes, E dimensions of the shared space.
 """
@@ -20,6 +20,7 @@ from zoo.layers.text import WordEncoder, bert, distilbert, sentence
 
 __all__ = [
     "TMVM",
+    "Compared",
     "Prototypes",
     "match",
     "tmvm_clip_vit_b32",
@@ -39,6 +40,22 @@ class Prototypes(NamedTuple):
         masks: (B, N, K); each adds up to 1 over the tokens.
     """
 
+    vectors: Tensor
+    masks: Tensor
+
+
+class Compared(NamedTuple):
+    """Texts and clips, compared.
+
+    Attributes:
+        similarity: (T, B), of the most similar prototypes.
+        winners: (T, B) numbers of those.
+        vectors: (B, K, E), the prototypes.
+        masks: (B, N, K).
+    """
+
+    similarity: Tensor
+    winners: Tensor
     vectors: Tensor
     masks: Tensor
 
@@ -309,9 +326,10 @@ class TMVM(nn.Module):
         hidden = getattr(answer, "last_hidden_state", answer)  # of transformers' encoders, of ours
         return F.normalize(self.txt_proj(sentence(hidden, mask.bool(), self.pool)), dim=1)
 
-    def forward(self, video: Tensor, ids: Tensor, mask: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(T, B) similarities of T texts with B clips; arguments as for the two encoders."""
-        return match(self.encode_text(ids, mask), self.encode_video(video, seen).vectors)[0]
+    def forward(self, video: Tensor, ids: Tensor, mask: Tensor, seen: Tensor | None = None) -> Compared:
+        """T texts against B clips; arguments as for the two encoders."""
+        prototypes = self.encode_video(video, seen)
+        return Compared(*match(self.encode_text(ids, mask), prototypes.vectors), *prototypes)
 
 
 def _loaded(model: TMVM, pretrained: bool, pretrained_cfg: Mapping[str, Any] | None) -> TMVM:
