@@ -19,7 +19,7 @@ from zoo.data.zooclips import SPLITS, film, plan_clip
 from zoo.errors import InputError, UsageError
 from zoo.registry.card import Input
 
-__all__ = ["ClipSource", "DrawnClips", "VideoClips", "open_clips"]
+__all__ = ["DRAWN", "ClipSource", "DrawnClips", "VideoClips", "open_clips"]
 
 DRAWN = "zooclips"
 TURNS = ("left", "right")  # words that a mirrored clip would make wrong

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo import settings
-from zoo.data.video import Frame, av_library, damaged, upright
+from zoo.data.video import SLACK, Frame, av_library, damaged, promised, upright
 from zoo.errors import InputError
 
 __all__ = ["Timeline", "Window", "cut_windows", "frames_at", "moments", "read_timeline"]
@@ -35,6 +35,7 @@ class Timeline:
         origin: Time of the first picture on the file's own clock.
         size: Width and height as stored, before any rotation.
         rate: Pictures a second, on average.
+        promised: Seconds that the file says it has; 0 where it does not.
     """
 
     path: str
@@ -43,12 +44,18 @@ class Timeline:
     origin: float
     size: tuple[int, int]
     rate: float
+    promised: float
 
     @property
     def end(self) -> float:
         """When the last picture ends, if it stays as long as the usual one."""
         usual = float(np.median(np.diff(self.times))) if len(self.times) > 1 else 1 / self.rate
         return float(self.times[-1]) + usual
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the file breaks off before the end that it promises."""
+        return float(self.times[-1]) + SLACK < self.promised
 
     def places(self, when: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
         """The picture that is shown at each of some times: the last one that has begun."""
@@ -76,6 +83,7 @@ def read_timeline(path: str | Path) -> Timeline:
         if context.width * context.height > settings.max_pixels():
             raise InputError(f"{path} has frames of more pixels than the limit", hint="raise ZOO_MAX_PIXELS")
         rate = float(stream.average_rate or stream.guessed_rate or 25)
+        length = promised(container, stream)
         found: list[tuple[float, bool]] = []
         try:
             for packet in container.demux(stream):
@@ -92,7 +100,7 @@ def read_timeline(path: str | Path) -> Timeline:
     order = np.array(sorted(set(found)))
     times, is_key = order[:, 0], order[:, 1].astype(bool)
     size = context.width, context.height
-    return Timeline(str(path), times - times[0], is_key, float(times[0]), size, rate)
+    return Timeline(str(path), times - times[0], is_key, float(times[0]), size, rate, length)
 
 
 def _seconds(stamp: int | None, base: Any, found: list[tuple[float, bool]], rate: float) -> float:

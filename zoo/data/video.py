@@ -18,6 +18,7 @@ from zoo import settings
 from zoo.errors import InputError
 
 __all__ = [
+    "SLACK",
     "VIDEO_SUFFIXES",
     "Frame",
     "VideoReader",
@@ -25,6 +26,7 @@ __all__ = [
     "av_library",
     "damaged",
     "is_video",
+    "promised",
     "upright",
 ]
 
@@ -128,18 +130,19 @@ class VideoReader:
         except (av_library().FFmpegError, OSError, ValueError) as error:
             yield damaged(self.path, error)
             return
-        if start is not None and last - start + SLACK < self._promised():
+        if start is not None and last - start + SLACK < promised(self._container, stream):
             yield InputError(f"{self.path} breaks off after {last - start:.1f} s", hint="fetch it again")
 
-    def _promised(self) -> float:
-        """Seconds that the file says it has; 0 where it does not say them of the pictures."""
-        if self._stream.duration:
-            return float(self._stream.duration * self._stream.time_base)
-        tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", self._stream.metadata.get("DURATION", ""))  # Matroska
-        if tag:
-            return 3600 * float(tag[1]) + 60 * float(tag[2]) + float(tag[3])
-        alone = len(self._container.streams) == 1
-        return float(self._container.duration or 0) / 1e6 if alone else 0.0
+
+def promised(container: Any, stream: Any) -> float:
+    """Seconds that an open file says it has; 0 where it does not say them of the pictures."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska
+    if tag:
+        return 3600 * float(tag[1]) + 60 * float(tag[2]) + float(tag[3])
+    alone = len(container.streams) == 1
+    return float(container.duration or 0) / 1e6 if alone else 0.0
 
 
 def upright(frame: Any) -> NDArray[np.uint8]:

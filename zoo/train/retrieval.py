@@ -3,7 +3,6 @@
 B clips of F frames, L words.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -13,13 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zoo import settings
+from zoo.data.captions import protocol
 from zoo.data.clip_sources import ClipSource, VideoClips, open_clips
 from zoo.data.tokens import Tokenizer, tokenizer
 from zoo.errors import InputError, UsageError
-from zoo.metrics.retrieval import retrieval_scores
-from zoo.models.tmvm import TMVM, Compared, match
+from zoo.models.tmvm import TMVM, Compared
 from zoo.registry.names import resolve
 from zoo.tasks.decode import spare_cores
+from zoo.tasks.retrieve_eval import Exam, evaluate_retrieval
+from zoo.tasks.retrievers import Retriever
 from zoo.train.course import Place
 from zoo.train.feed import STAND_INS, Feed
 from zoo.train.recipe import Recipe
@@ -27,7 +28,7 @@ from zoo.train.recipe import Recipe
 __all__ = ["ClipBatch", "ClipCourse", "RetrievalMethod"]
 
 ORDER, CHANCE, HELD_OUT = 30, 31, 32  # streams of chance beside the seed's own
-AT_ONCE = 50  # clips measured together
+FIGURES = ("r1", "r5", "r10", "mdr", "mnr")
 
 
 class ClipBatch(NamedTuple):
@@ -86,7 +87,7 @@ class ClipCourse:
         root, data = place.data or settings.data_root(), recipe.data
         probe = _skeleton(recipe)
         frames = probe.num_frames
-        encode = tokenizer(probe.vocabulary, probe.max_words, words=probe.words)
+        self.encode = tokenizer(probe.vocabulary, probe.max_words, words=probe.words)
         source = open_clips(data.name, data.split, root, card.input, frames, padding=data.padding, flip=data.flip)
         order = np.random.default_rng((recipe.seed, HELD_OUT)).permutation(len(source.captions))
         held_out, rows = np.sort(order[: data.held_out]), np.sort(order[data.held_out :])
@@ -96,18 +97,17 @@ class ClipCourse:
         workers = place.workers
         if workers is None:
             workers = spare_cores() if isinstance(source, VideoClips) else 0
-        learnt = _Learnt(source, rows, encode, recipe, place.rank, place.world)
+        learnt = _Learnt(source, rows, self.encode, recipe, place.rank, place.world)
         # Feed is written for pictures; it hands on whatever a data set makes
         self.feed: Feed[tuple[int, int]] = Feed(cast(Any, learnt), workers, pin=place.device.type == "cuda")
-        self.exams: dict[str, _Exam] = {}
+        self.exams: dict[str, Exam] = {}
         if len(held_out):
-            self.exams["held_out"] = _Exam(source, held_out, encode, frames)
+            self.exams["held_out"] = Exam.of(source, held_out.tolist())
         if unseen := data.eval_split:
-            test = open_clips(data.name, unseen, root, card.input, frames)
-            self.exams[unseen] = _Exam(test, np.arange(len(test.captions)), encode, frames)
+            self.exams[unseen] = Exam.of(open_clips(data.name, unseen, root, card.input, frames))
         self.count = len(rows) + sum(len(exam.rows) for exam in self.exams.values())
         self.main = f"{next(iter(self.exams))}_t2v_r5" if self.exams else ""
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {"protocol": protocol(data.name, data.eval_split)} if data.eval_split else {}
 
     def begin(self) -> None:
         pass
@@ -131,30 +131,25 @@ class ClipCourse:
         bare.train(was_training)
         return figures
 
-    @torch.no_grad()
-    def _judged(self, model: TMVM, exam: "_Exam") -> dict[str, float]:
-        device = self.place.device
-        vectors = []
-        for batch in exam.batches():
-            self.bad |= dict.fromkeys(batch.bad)
-            video, seen = batch.video.to(device), batch.seen.to(device)
-            vectors.append(model.encode_video(self._normalised(video), None if bool(seen.all()) else seen).vectors)
-        tokens = exam.tokens
-        texts = [
-            model.encode_text(ids.to(device), mask.to(device))
-            for ids, mask in zip(tokens.ids.split(256), tokens.mask.split(256), strict=True)
-        ]
-        z = torch.cat(vectors).float()
-        similarity, winners = match(torch.cat(texts).float(), z)
-        scores = retrieval_scores(similarity.cpu().numpy(), exam.owner)
-        own = winners.cpu()[torch.arange(len(winners)), torch.from_numpy(exam.owner)]
-        usage = torch.bincount(own, minlength=z.shape[1]).float() / len(own)
-        spread = float(z.var(1).mean()) if z.shape[1] > 1 else 0.0
+    def _judged(self, model: TMVM, exam: Exam) -> dict[str, float]:
+        reader = Retriever(
+            self.recipe.model,
+            "in training",
+            self.input,
+            frames=model.num_frames,
+            dim=model.embed_dim,
+            per_item=model.num_prototypes,
+            device=self.place.device,
+            read=(self.encode, model.encode_text),
+            network=lambda: model,
+        )
+        found = evaluate_retrieval(reader, exam)
+        self.bad |= dict.fromkeys(error.message for error in found.failed)
+        both = {"t2v": found.scores.text_to_video, "v2t": found.scores.video_to_text}
         return {
-            **{f"t2v_{key}": getattr(scores.text_to_video, key) for key in ("r1", "r5", "r10", "mdr", "mnr")},
-            **{f"v2t_{key}": getattr(scores.video_to_text, key) for key in ("r1", "r5", "r10", "mdr", "mnr")},
-            **{f"usage_{k}": round(float(share), 4) for k, share in enumerate(usage)},
-            "prototype_variance": spread,
+            **{f"{way}_{key}": getattr(ranks, key) for way, ranks in both.items() for key in FIGURES},
+            **{f"usage_{k}": round(share, 4) for k, share in enumerate(found.usage)},
+            "prototype_variance": found.spread,
         }
 
     def _normalised(self, video: Tensor) -> Tensor:
@@ -203,32 +198,6 @@ class _Learnt(Dataset[ClipBatch]):
                 bad.append(error.message)
                 last = error
         raise last
-
-
-class _Exam:
-    """Clips with queries: all their captions, but for drawn ones only those that are true of one clip."""
-
-    def __init__(self, source: ClipSource, rows: Any, encode: Tokenizer, frames: int) -> None:
-        self.source, self.rows, self.frames = source, rows, frames
-        captions = [source.captions[row] for row in rows]
-        times = Counter(text for texts in captions for text in set(texts))
-        queries = [(text, i) for i, texts in enumerate(captions) for text in texts if times[text] == 1]
-        self.owner = np.array([i for _, i in queries])
-        self.tokens = encode([text for text, _ in queries])
-
-    def batches(self) -> Iterator[ClipBatch]:
-        for start in range(0, len(self.rows), AT_ONCE):
-            clips: list[tuple[Any, int]] = []
-            bad = []
-            for row in self.rows[start : start + AT_ONCE]:
-                try:
-                    clips.append(self.source.read(int(row), None))
-                except InputError as error:  # it is found by nobody, and counts
-                    bad.append(error.message)
-                    shape = clips[-1][0].shape if clips else None
-                    clips.append((np.zeros(shape or (self.frames, 224, 224, 3), np.uint8), 1))
-            nothing = torch.empty(len(clips), 0)
-            yield ClipBatch(*_stacked(clips), nothing, nothing, bad)
 
 
 def _stacked(clips: Sequence[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
