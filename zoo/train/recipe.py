@@ -195,6 +195,7 @@ class Recipe(_Part, frozen=True):
         model_args: Arguments of the builder.
         method_args: Arguments of the method.
         precision: "no", "bf16" or "fp16".
+        weights: Type of the finished checkpoint's real numbers.
         channels_last: Memory layout of pictures and weights.
         compile: Whether torch.compile fuses the step; needs a C++ compiler on a CPU.
         checkpointing: Whether activations are computed again in the backward pass rather than kept.
@@ -212,6 +213,7 @@ class Recipe(_Part, frozen=True):
     model_args: dict[str, Any] = {}
     method_args: dict[str, Any] = {}
     precision: Literal["no", "bf16", "fp16"] = "no"
+    weights: Literal["float32", "float16"] = "float32"
     channels_last: bool = False
     compile: bool = False
     checkpointing: bool = False
