@@ -1,0 +1,153 @@
+"""Metric losses by name, from pytorch-metric-learning where it has them (MIT, Musgrave et al., arXiv:2008.09164).
+
+All compare embeddings at length 1. What its defaults would surprise with is set here: triplets are mined batch-hard with
+margin 0.3, multi-similarity mines too. Triplet and contrastive losses are means over the terms that are not zero.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytorch_metric_learning.losses import BaseMetricLossFunction
+    from pytorch_metric_learning.miners import BaseMiner
+
+__all__ = ["METRIC_LOSSES", "MetricLoss", "balanced_triplet", "new_metric_loss"]
+
+MARGIN = 0.3  # of the triplets
+
+
+class MetricLoss(nn.Module):
+    """A loss of pytorch-metric-learning behind the miner that goes with it.
+
+    Args:
+        loss: Of embeddings, labels and what the miner found.
+        miner: None gives the loss all there is.
+    """
+
+    def __init__(self, loss: "BaseMetricLossFunction", miner: "BaseMiner | None" = None) -> None:
+        super().__init__()
+        self.loss, self.miner = loss, miner
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Loss of (B, D) embeddings with (B,) labels; 0, with a gradient of 0, where nothing can be compared."""
+        return self.loss(embeddings, labels, self.miner(embeddings, labels) if self.miner else None)
+
+
+class BalancedTriplet(nn.Module):
+    """`balanced_triplet` with its margin; chance is torch's own, which the training seeds before each step."""
+
+    def __init__(self, margin: float = MARGIN) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """As `balanced_triplet`."""
+        return balanced_triplet(embeddings, labels, self.margin)
+
+
+def balanced_triplet(
+    embeddings: Tensor, labels: Tensor, margin: float = MARGIN, generator: torch.Generator | None = None
+) -> Tensor:
+    """Triplet loss with as many anchors of each class, a random positive and a random negative for each.
+
+    After the first stage described in the abstract of PCCT, arXiv:2207.04793: triplets are drawn equally for each class.
+
+    Args:
+        embeddings: (B, D), brought to length 1 here.
+        labels: (B,); classes with a single picture give no anchors.
+        margin: By how much the negative is to be further away.
+        generator: Source of chance; torch's own if none.
+
+    Returns:
+        Mean of max(0, d(anchor, positive) - d(anchor, negative) + margin); 0 where there is no triplet.
+    """
+    e = F.normalize(embeddings, dim=1)
+    classes, counts = labels.unique(return_counts=True)
+    able = classes[counts > 1]
+    if len(able) == 0 or len(classes) < 2:
+        return embeddings.sum() * 0
+    each = int(counts.max())
+
+    def drawn(is_candidate: Tensor) -> Tensor:
+        return torch.multinomial(is_candidate.float(), 1, generator=generator)[:, 0]
+
+    anchor_class = able.repeat_interleave(each)
+    anchor = drawn(labels == anchor_class[:, None])
+    positive = drawn((labels == anchor_class[:, None]) & (torch.arange(len(e), device=e.device) != anchor[:, None]))
+    negative = drawn(labels != anchor_class[:, None])
+    near, far = ((e[anchor] - e[other]).norm(dim=1) for other in (positive, negative))
+    return (near - far + margin).clamp(min=0).mean()
+
+
+def _triplet(classes: int, width: int) -> nn.Module:
+    from pytorch_metric_learning import losses, miners
+
+    return MetricLoss(losses.TripletMarginLoss(margin=MARGIN), miners.BatchHardMiner())
+
+
+def _contrastive(classes: int, width: int) -> nn.Module:
+    from pytorch_metric_learning import losses
+
+    return MetricLoss(losses.ContrastiveLoss(pos_margin=0, neg_margin=1))
+
+
+def _multi_similarity(classes: int, width: int) -> nn.Module:
+    from pytorch_metric_learning import losses, miners
+
+    return MetricLoss(losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5), miners.MultiSimilarityMiner(epsilon=0.1))
+
+
+def _circle(classes: int, width: int) -> nn.Module:
+    from pytorch_metric_learning import losses
+
+    return MetricLoss(losses.CircleLoss(m=0.4, gamma=80))
+
+
+def _supcon(classes: int, width: int) -> nn.Module:
+    from pytorch_metric_learning import losses
+
+    return MetricLoss(losses.SupConLoss(temperature=0.1))
+
+
+def _proxy_anchor(classes: int, width: int) -> nn.Module:
+    from pytorch_metric_learning import losses
+
+    return MetricLoss(losses.ProxyAnchorLoss(classes, width))
+
+
+def _triplet_balanced(classes: int, width: int) -> nn.Module:
+    return BalancedTriplet()
+
+
+METRIC_LOSSES: dict[str, Callable[[int, int], nn.Module]] = {
+    "triplet": _triplet,
+    "triplet_balanced": _triplet_balanced,
+    "contrastive": _contrastive,
+    "multi_similarity": _multi_similarity,
+    "circle": _circle,
+    "supcon": _supcon,
+    "proxy_anchor": _proxy_anchor,
+}
+
+
+def new_metric_loss(name: str, classes: int, width: int) -> nn.Module:
+    """A module of (B, D) embeddings and (B,) labels; those with proxies have parameters of their own.
+
+    Args:
+        name: One of `METRIC_LOSSES`.
+        classes: K.
+        width: D.
+
+    Raises:
+        UsageError: pytorch-metric-learning is missing.
+    """
+    try:
+        return METRIC_LOSSES[name](classes, width)
+    except ImportError:
+        raise UsageError(f"the loss {name} needs pytorch-metric-learning", hint="pip install 'zoo[metric]'") from None
