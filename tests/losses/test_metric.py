@@ -10,24 +10,28 @@ from zoo.losses.metric import METRIC_LOSSES, balanced_triplet, new_metric_loss
 pytest.importorskip("pytorch_metric_learning")
 
 CASES = golden_cases("metric_losses*")
-# ours of the goldens' names; the others of the file are settings that are not offered
-OURS = {
-    "triplet": "triplet_batchhard_m0.3",
-    "contrastive": "contrastive_0_1",
-    "multi_similarity": "multi_similarity_2_50_0.5_mined0.1",
-    "circle": "circle_m0.4_g80",
-    "supcon": "supcon_t0.1",
+OURS = {  # the golden's names for a loss and its margin
+    "triplet_batchhard_m0.3": ("triplet", 0.3),
+    "triplet_semihard_m0.2": ("triplet_semihard", 0.2),
+    "triplet_all_m0.05": ("triplet_all", 0.05),
+    "triplet_all_m0.3": ("triplet_all", 0.3),
+    "triplet_all_m0.3_smooth": ("triplet_smooth", 0.3),
+    "contrastive_0_1": ("contrastive", 0.3),
+    "multi_similarity_2_50_0.5_mined0.1": ("multi_similarity", 0.3),
+    "circle_m0.4_g80": ("circle", 0.3),
+    "supcon_t0.1": ("supcon", 0.3),
 }
 
 
-@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_value_and_gradient(case, name):
-    embeddings = case.tensor("embeddings").requires_grad_()
-    loss = new_metric_loss(name, 4, embeddings.shape[1])(embeddings, case.tensor("labels"))
-    loss.backward()
-    assert loss.item() == pytest.approx(case.facts["losses"][OURS[name]], rel=1e-5)  # float32 sums
-    torch.testing.assert_close(embeddings.grad, case.tensor(f"grad_{OURS[name]}"), rtol=1e-4, atol=1e-5)
+def test_values_and_gradients(case):
+    assert case.facts["losses"].keys() == OURS.keys()
+    for key, (name, margin) in OURS.items():
+        embeddings = case.tensor("embeddings").requires_grad_()
+        loss = new_metric_loss(name, 4, embeddings.shape[1], margin)(embeddings, case.tensor("labels"))
+        loss.backward()
+        assert loss.item() == pytest.approx(case.facts["losses"][key], rel=1e-5), key  # float32 sums
+        torch.testing.assert_close(embeddings.grad, case.tensor(f"grad_{key}"), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -136,17 +136,20 @@ def long_tail(data: Data, ratio: float, seed: int) -> Data:
 def folds(labels: Tensor, count: int, seed: int) -> Tensor:
     """(N,) fold of each picture, every class spread over all folds as evenly as it goes.
 
+    The only picture of a class is in none, -1: it is always learnt from.
+
     Args:
         labels: (N,).
         count: Folds.
         seed: Decides who goes where.
     """
     chance = np.random.default_rng(seed)
-    fold = torch.zeros(len(labels), dtype=torch.int64)
+    fold = torch.full((len(labels),), -1)
     start = 0  # the next class begins where this one ended, so that no fold gets all remainders
     for rows in class_rows(labels, int(labels.max()) + 1):
-        fold[rows[torch.from_numpy(chance.permutation(len(rows)))]] = (start + torch.arange(len(rows))) % count
-        start += len(rows)
+        if len(rows) > 1:
+            fold[rows[torch.from_numpy(chance.permutation(len(rows)))]] = (start + torch.arange(len(rows))) % count
+            start += len(rows)
     return fold
 
 

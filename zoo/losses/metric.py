@@ -4,7 +4,6 @@ All compare embeddings at length 1. What its defaults would surprise with is set
 margin 0.3, multi-similarity mines too. Triplet and contrastive losses are means over the terms that are not zero.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,14 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UsageError
+from zoo.losses.imbalance import centre_triplet, class_means, unit_centres
 
 if TYPE_CHECKING:
     from pytorch_metric_learning.losses import BaseMetricLossFunction
     from pytorch_metric_learning.miners import BaseMiner
 
-__all__ = ["METRIC_LOSSES", "MetricLoss", "balanced_triplet", "new_metric_loss"]
+__all__ = ["METRIC_LOSSES", "CentreTriplet", "MetricLoss", "balanced_triplet", "new_metric_loss"]
 
 MARGIN = 0.3  # of the triplets
+MOMENTUM = 0.9  # of the class centres within an epoch
 
 
 class MetricLoss(nn.Module):
@@ -49,6 +50,39 @@ class BalancedTriplet(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """As `balanced_triplet`."""
         return balanced_triplet(embeddings, labels, self.margin)
+
+
+class CentreTriplet(nn.Module):
+    """`centre_triplet` with centres that follow the embeddings: exactly once an epoch, by each batch in between.
+
+    After the second stage described in the abstract of PCCT, arXiv:2207.04793.
+
+    Args:
+        classes: K.
+        width: D.
+        margin: By how much the own centre is to be nearer.
+    """
+
+    centres: Tensor
+
+    def __init__(self, classes: int, width: int, margin: float = MARGIN) -> None:
+        super().__init__()
+        self.margin = margin
+        self.register_buffer("centres", torch.zeros(classes, width))
+
+    def refresh(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Take the centres of all training pictures, (N, D) and (N,)."""
+        self.centres.copy_(unit_centres(embeddings.float(), labels, len(self.centres)))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Loss against the centres as they stand; those of the batch's classes then move a tenth of the way."""
+        loss = centre_triplet(embeddings, labels, self.centres.clone(), self.margin)
+        with torch.no_grad():
+            batch = class_means(F.normalize(embeddings, dim=1), labels, len(self.centres))
+            moved = F.normalize(MOMENTUM * self.centres + (1 - MOMENTUM) * batch, dim=1)
+            is_there = labels.bincount(minlength=len(self.centres)) > 0
+            self.centres.copy_(torch.where(is_there[:, None], moved, self.centres))
+        return loss
 
 
 def balanced_triplet(
@@ -85,69 +119,67 @@ def balanced_triplet(
     return (near - far + margin).clamp(min=0).mean()
 
 
-def _triplet(classes: int, width: int) -> nn.Module:
+def _of_the_library(name: str, classes: int, width: int, margin: float) -> nn.Module:
     from pytorch_metric_learning import losses, miners
 
-    return MetricLoss(losses.TripletMarginLoss(margin=MARGIN), miners.BatchHardMiner())
+    triplets = losses.TripletMarginLoss(margin=margin)
+    match name:
+        case "triplet":
+            return MetricLoss(triplets, miners.BatchHardMiner())
+        case "triplet_semihard":
+            return MetricLoss(triplets, miners.TripletMarginMiner(margin=margin, type_of_triplets="semihard"))
+        case "triplet_all":
+            return MetricLoss(triplets)
+        case "triplet_smooth":
+            return MetricLoss(losses.TripletMarginLoss(margin=margin, smooth_loss=True))
+        case "contrastive":
+            return MetricLoss(losses.ContrastiveLoss(pos_margin=0, neg_margin=1))
+        case "multi_similarity":
+            return MetricLoss(
+                losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5), miners.MultiSimilarityMiner(epsilon=0.1)
+            )
+        case "circle":
+            return MetricLoss(losses.CircleLoss(m=0.4, gamma=80))
+        case "supcon":
+            return MetricLoss(losses.SupConLoss(temperature=0.1))
+        case "proxy_anchor":
+            return MetricLoss(losses.ProxyAnchorLoss(classes, width))
+    raise ValueError(f"no metric loss {name!r}; one of {', '.join(METRIC_LOSSES)}")
 
 
-def _contrastive(classes: int, width: int) -> nn.Module:
-    from pytorch_metric_learning import losses
-
-    return MetricLoss(losses.ContrastiveLoss(pos_margin=0, neg_margin=1))
-
-
-def _multi_similarity(classes: int, width: int) -> nn.Module:
-    from pytorch_metric_learning import losses, miners
-
-    return MetricLoss(losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5), miners.MultiSimilarityMiner(epsilon=0.1))
-
-
-def _circle(classes: int, width: int) -> nn.Module:
-    from pytorch_metric_learning import losses
-
-    return MetricLoss(losses.CircleLoss(m=0.4, gamma=80))
+METRIC_LOSSES = (
+    "triplet",
+    "triplet_semihard",
+    "triplet_all",
+    "triplet_smooth",
+    "triplet_balanced",
+    "centre_triplet",
+    "contrastive",
+    "multi_similarity",
+    "circle",
+    "supcon",
+    "proxy_anchor",
+)
 
 
-def _supcon(classes: int, width: int) -> nn.Module:
-    from pytorch_metric_learning import losses
-
-    return MetricLoss(losses.SupConLoss(temperature=0.1))
-
-
-def _proxy_anchor(classes: int, width: int) -> nn.Module:
-    from pytorch_metric_learning import losses
-
-    return MetricLoss(losses.ProxyAnchorLoss(classes, width))
-
-
-def _triplet_balanced(classes: int, width: int) -> nn.Module:
-    return BalancedTriplet()
-
-
-METRIC_LOSSES: dict[str, Callable[[int, int], nn.Module]] = {
-    "triplet": _triplet,
-    "triplet_balanced": _triplet_balanced,
-    "contrastive": _contrastive,
-    "multi_similarity": _multi_similarity,
-    "circle": _circle,
-    "supcon": _supcon,
-    "proxy_anchor": _proxy_anchor,
-}
-
-
-def new_metric_loss(name: str, classes: int, width: int) -> nn.Module:
+def new_metric_loss(name: str, classes: int, width: int, margin: float = MARGIN) -> nn.Module:
     """A module of (B, D) embeddings and (B,) labels; those with proxies have parameters of their own.
 
     Args:
         name: One of `METRIC_LOSSES`.
         classes: K.
         width: D.
+        margin: Of triplets.
 
     Raises:
         UsageError: pytorch-metric-learning is missing.
+        ValueError: No such loss.
     """
+    if name == "triplet_balanced":
+        return BalancedTriplet(margin)
+    if name == "centre_triplet":
+        return CentreTriplet(classes, width, margin)
     try:
-        return METRIC_LOSSES[name](classes, width)
+        return _of_the_library(name, classes, width, margin)
     except ImportError:
         raise UsageError(f"the loss {name} needs pytorch-metric-learning", hint="pip install 'zoo[metric]'") from None
