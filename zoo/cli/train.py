@@ -74,14 +74,26 @@ def train(
         return
     folder = to or Path("runs") / Path(recipe).stem
 
-    from zoo.train.loop import train as run
+    from zoo.train.conduct import conduct
 
     with out.live() as show:
 
         def report(at: "Progress") -> None:
             show(_line(at), (at.epoch - 1 + at.step / at.steps) / at.epochs, stays=at.step == at.steps)
 
-        file = run(resolved, folder, data=data, device=device, workers=workers, tensorboard=tensorboard, report=report)
+        def say(text: str) -> None:
+            show(text, 0.0, stays=True)
+
+        file = conduct(
+            resolved,
+            folder,
+            data=data,
+            device=device,
+            workers=workers,
+            say=say,
+            tensorboard=tensorboard,
+            report=report,
+        )
     out.line(str(file))
 
 

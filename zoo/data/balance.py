@@ -1,7 +1,7 @@
 """Which pictures a batch holds when classes differ in size, and how sets with a long tail are made.
 
-Everything is a function of the chance that is passed in. Sampling schemes: Kang et al., arXiv:1910.09217, section 3; long
-tails: Cao et al., arXiv:1906.07413, section 4.
+Everything is a function of the chance that is passed in. Sampling schemes: Kang et al., arXiv:1910.09217, section 3;
+long tails: Cao et al., arXiv:1906.07413, section 4.
 """
 
 from typing import TypeVar
@@ -26,7 +26,7 @@ __all__ = [
     "varied_rows",
 ]
 
-Data = TypeVar("Data", Pictures, Samples)
+Data = TypeVar("Data", bound=Pictures | Samples)
 
 
 def class_counts(labels: Tensor, classes: int) -> Tensor:

@@ -1,7 +1,7 @@
 """What a network that learns new classes keeps of an old one, and how strongly: one function an equation.
 
-Our formulation of the method described in the abstract of Chen et al., "Adaptively Integrated Knowledge Distillation and
-Prediction Uncertainty for Continual Learning", arXiv:2301.07316. The paper's body could not be read and no code was
+Our formulation of the method described in the abstract of Chen et al., "Adaptively Integrated Knowledge Distillation
+and Prediction Uncertainty for Continual Learning", arXiv:2301.07316. The paper's body could not be read and no code was
 published: the abstract says what is adapted to what, the equations here are ours.
 
 B batch, L levels (stages of the network), C channels of a level, d width of the attention, K_old and K_all classes.

@@ -1,9 +1,10 @@
 """Losses and heads for classes of very different size: one function an equation.
 
-Sources: class-balanced weights, Cui et al., arXiv:1901.05555; focal loss, Lin et al., arXiv:1708.02002; balanced softmax,
-Ren et al., arXiv:2007.10740; LDAM and deferred re-weighting, Cao et al., arXiv:1906.07413; logit adjustment, Menon et al.,
-arXiv:2007.07314; heads that are rebalanced behind the training, Kang et al., arXiv:1910.09217; the share of BBN's two
-branches, Zhou et al., arXiv:1912.02413; the triplet of class centres, from the abstract of arXiv:2207.04793.
+Sources: class-balanced weights, Cui et al., arXiv:1901.05555; focal loss, Lin et al., arXiv:1708.02002; balanced
+softmax, Ren et al., arXiv:2007.10740; LDAM and deferred re-weighting, Cao et al., arXiv:1906.07413; logit adjustment,
+Menon et al., arXiv:2007.07314; heads that are rebalanced behind the training, Kang et al., arXiv:1910.09217; the share
+of BBN's two branches, Zhou et al., arXiv:1912.02413; the triplet of class centres, from the abstract of
+arXiv:2207.04793.
 
 B batch, K classes, D width of the features. `counts` are the (K,) training pictures of each class, all at least 1.
 """

@@ -1,7 +1,7 @@
 """Metric losses by name, from pytorch-metric-learning where it has them (MIT, Musgrave et al., arXiv:2008.09164).
 
-All compare embeddings at length 1. What its defaults would surprise with is set here: triplets are mined batch-hard with
-margin 0.3, multi-similarity mines too. Triplet and contrastive losses are means over the terms that are not zero.
+All compare embeddings at length 1. What its defaults would surprise with is set here: triplets are mined batch-hard
+with margin 0.3, multi-similarity mines too. Triplet and contrastive losses are means over terms that are not zero.
 """
 
 from typing import TYPE_CHECKING
@@ -90,7 +90,7 @@ def balanced_triplet(
 ) -> Tensor:
     """Triplet loss with as many anchors of each class, a random positive and a random negative for each.
 
-    After the first stage described in the abstract of PCCT, arXiv:2207.04793: triplets are drawn equally for each class.
+    After the first stage described in PCCT's abstract, arXiv:2207.04793: triplets are drawn equally for each class.
 
     Args:
         embeddings: (B, D), brought to length 1 here.
@@ -102,7 +102,7 @@ def balanced_triplet(
         Mean of max(0, d(anchor, positive) - d(anchor, negative) + margin); 0 where there is no triplet.
     """
     e = F.normalize(embeddings, dim=1)
-    classes, counts = labels.unique(return_counts=True)
+    classes, counts = torch.unique(labels, return_counts=True)
     able = classes[counts > 1]
     if len(able) == 0 or len(classes) < 2:
         return embeddings.sum() * 0

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UsageError
 
-__all__ = ["Representation"]
+__all__ = ["SCALE", "Representation", "head_name", "linear_head"]
 
 SCALE = 30.0  # of cosines, as in the LDAM paper
 
@@ -73,8 +73,7 @@ class Representation(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """(B, D) pooled features of what `trunk` gave."""
         tail = _cut(self.network, self.frozen.split(".")) if self.frozen else self.network
-        pooled: Tensor = tail.forward_head(tail.forward_features(x), pre_logits=True)  # type: ignore[operator]
-        return pooled
+        return self._pooled(tail, x)
 
     def embed(self, features: Tensor) -> Tensor:
         """(B, E) what the metric loss compares."""
@@ -109,15 +108,20 @@ class Representation(nn.Module):
             UsageError: They are not: something reaches past the module, or is added on the way.
         """
         with torch.no_grad():
-            whole = self.network.forward_head(self.network.forward_features(images), pre_logits=True)  # type: ignore[operator]
+            whole = self._pooled(self.network, images)
             try:
                 parts = self.features(self.trunk(images))
             except RuntimeError:
                 parts = torch.full_like(whole, torch.nan)
         if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3):  # float32 and bfloat16 convolutions differ by shape
             raise UsageError(
-                f"the network does not run in a chain up to {self.frozen}", hint='train all of it: method_args.frozen=""'
+                f"the network does not run in a chain up to {self.frozen}",
+                hint='train all of it: method_args.frozen=""',
             )
+
+    @staticmethod
+    def _pooled(network: nn.Module, x: Tensor) -> Tensor:
+        return network.forward_head(network.forward_features(x), pre_logits=True)  # type: ignore[operator]  # timm's
 
     def _frozen_modules(self) -> Iterator[nn.Module]:
         """Modules before the first one that learns, in the order in which the network registers them."""
@@ -137,11 +141,18 @@ def linear_head(network: nn.Module) -> nn.Linear:
         UsageError: It ends otherwise.
     """
     head = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
-    if not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear) or head.bias is None:
         raise UsageError(
-            f"{type(network).__name__} does not end in one linear layer", hint="choose a classifier, such as timm:resnet18"
+            f"{type(network).__name__} does not end in one linear layer with a bias",
+            hint="choose a classifier, such as timm:resnet18",
         )
     return head
+
+
+def head_name(network: nn.Module) -> str:
+    """The name of `linear_head` among the network's modules."""
+    head = linear_head(network)
+    return next(name for name, module in network.named_modules() if module is head)
 
 
 def _cut(module: nn.Module, path: list[str]) -> nn.Module:
