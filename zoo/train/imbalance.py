@@ -171,7 +171,7 @@ class ImbalanceCourse:
 
     Raises:
         InputError, UsageError: As `divide`; or there are fewer pictures than a batch holds; or no two classes have two
-            pictures each, so that nothing can be compared.
+            pictures each, so that nothing can be compared; or weights without a training would be frozen.
     """
 
     def __init__(self, recipe: Recipe, method: "Method", place: Place) -> None:
@@ -189,6 +189,11 @@ class ImbalanceCourse:
             )
         self.count = len(self.data)
         self.counts = self.divided.counts
+        if method.frozen and not recipe.init:
+            raise UsageError(
+                f"what is frozen before {method.frozen} would be random",
+                hint="init=pretrained, or init=FILE.safetensors",
+            )
         if method.metric and int((self.counts > 1).sum()) < 2:
             raise UsageError(
                 f"the metric loss {method.metric} needs two classes with two pictures each",
@@ -270,10 +275,9 @@ class ImbalanceCourse:
     def measure(self, model: nn.Module) -> dict[str, float]:
         if not self.main:
             return {}
-        scores = self.scores(_whole(model), "held_out")
-        return {
-            f"held_out_{name}": 100 * getattr(scores, name) for name in ("mcr", "macro_f1", "rare_recall", "accuracy")
-        }
+        scores = self.scores(_whole(model), "held_out").to_dict()
+        wanted = ("mcr", "macro_f1", "rare_recall", "accuracy")
+        return {f"held_out_{name}": 100 * value for name in wanted if isinstance(value := scores[name], float)}
 
     def scores(self, whole: Representation, part: str) -> ImbalanceScores:
         """Figures of the network's own head on "held_out" or "tested" pictures."""
@@ -342,22 +346,26 @@ class ImbalanceCourse:
             *(recipe.model, str(recipe.model_args), recipe.init, method.frozen, recipe.precision),
         )
         if key not in _MAPS:
-            was_training = whole.training
+            was_training, maps, start = whole.training, torch.zeros(0), 0
             whole.eval()
-            parts: list[list[Tensor]] = [[] for _ in self.views]
             for batch in self._pictures(data, torch.arange(len(data))):
                 if batch.bad:
                     raise InputError(batch.bad[0], hint="mend or remove it: a frozen network learns from all there are")
+                end = start + len(batch.images)
                 for place, view in enumerate(self.views):
                     images = self._plain(_turned(batch.images, view))
-                    if not parts[0]:
+                    if not len(maps):
                         whole.check(images[:2])
                     with self._lower():
-                        parts[place].append(whole.trunk(images).half().cpu())
+                        found = whole.trunk(images)
+                    if not len(maps):
+                        maps = torch.empty((len(self.views), len(data), *found.shape[1:]), dtype=torch.float16)
+                    maps[place, start:end] = found
+                start = end
             whole.train(was_training)
             while len(_MAPS) >= KEPT:
                 del _MAPS[next(iter(_MAPS))]
-            _MAPS[key] = torch.stack([torch.cat(some) for some in parts])
+            _MAPS[key] = maps
         return _MAPS[key]
 
 

@@ -107,7 +107,7 @@ class Representation(nn.Module):
         Raises:
             UsageError: They are not: something reaches past the module, or is added on the way.
         """
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             whole = self._pooled(self.network, images)
             try:
                 parts = self.features(self.trunk(images))

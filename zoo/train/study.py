@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from zoo.data.balance import class_counts
@@ -82,11 +82,11 @@ def study(
             say(f"{first}{' + ' + metric if metric else ''}, run {run + 1} of {method.runs}")
             one, where = _of_run(recipe, first, metric, run), _folder_of(out, rows[0], run)
             last, best = train(one, where), where / "best.safetensors"
-            for row, figures in _measured(one, rows, best if method.pick == "best" and best.exists() else last, place):
+            picked = best if method.pick == "best" and best.exists() else last
+            for row, figures in _measured(one, rows, picked, place):
                 done.setdefault(row, {})[str(run)] = figures
-                say(
-                    f"  {row}: " + ", ".join(f"{SHOWN[key]} {100 * figures[key]:.1f}" for key in ("mcr", "rare_recall"))
-                )
+                known = {SHOWN[key]: figures[key] for key in ("mcr", "rare_recall") if figures[key] is not None}
+                say(f"  {row}: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in known.items()))
             write_whole(results, json.dumps(done, indent=1).encode())
     text = table({row: list(done[row].values()) for row in method.rows})
     write_whole(out / "table.md", text.encode())
@@ -159,7 +159,8 @@ def _measured(recipe: Recipe, rows: Sequence[str], file: Path, place: Place) -> 
     method = new_method(recipe.method, **recipe.method_args)
     assert isinstance(method, Method)
     course = ImbalanceCourse(recipe, method, place)
-    network, builder_args = new_network(msgspec.structs.replace(recipe, init=str(file)), course.builder_args)
+    network, builder_args = new_network(msgspec.structs.replace(recipe, init=""), course.builder_args)
+    network.load_state_dict(load_file(file))
     whole = method.prepare(network).to(place.device).eval()
     if recipe.channels_last:
         whole = whole.to(memory_format=torch.channels_last)
