@@ -143,7 +143,7 @@ def test_selection_and_losses_match_the_authors(case):
 def test_choosing_against_the_rule_written_out(sizes, seed):
     logits = 3 * normal(seed, (5, sum(sizes) + len(sizes)))
     choice = choose(logits, sizes)
-    for row, (answer, task, score, chances) in enumerate(zip(*choice, strict=True)):
+    for row, (answer, task, score, own, chances) in enumerate(zip(*choice, strict=True)):
         shares, place = [], 0
         for size in sizes:
             shares.append(logits[row, place : place + size + 1].softmax(0))
@@ -152,6 +152,9 @@ def test_choosing_against_the_rule_written_out(sizes, seed):
         assert task == believed
         assert answer == sum(sizes[:believed]) + int(shares[believed][:-1].argmax())
         assert float(score) == pytest.approx(1 - float(shares[believed][-1]), abs=1e-6)
+        expected = torch.zeros(sum(sizes))
+        expected[sum(sizes[:believed]) : sum(sizes[: believed + 1])] = shares[believed][:-1]
+        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
         weighted = torch.cat([(1 - s[-1]) * s[:-1] / s[:-1].sum() for s in shares])
         torch.testing.assert_close(chances, weighted / weighted.sum(), rtol=1e-5, atol=1e-6)
 

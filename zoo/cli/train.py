@@ -121,6 +121,9 @@ def eval_(
     zoo eval reste_resnet20_cifar list.csv
     zoo eval reste_resnet20_cifar cifar10 --checkpoint runs/reste_resnet20_cifar/model.safetensors
     """
+        if name.endswith(".zoo"):
+        _eval_taught(name, dataset, data, split, device, json)
+        return
     from zoo.tasks.evaluate import evaluate
 
     with out.progress("eval") as step:
@@ -197,6 +200,24 @@ def verify(
             right=("card", "measured"),
         )
     raise typer.Exit(0 if all(check.holds for check in checks) else 4)
+
+
+def _eval_taught(name: str, dataset: str, data: Path | None, split: str, device: str, json: bool) -> None:
+    """The matrix of a taught model: each task's accuracy as it was after each task."""
+    from zoo.tasks.teachable import evaluate_taught
+
+    with out.progress("eval") as step:
+        result = evaluate_taught(
+            Path(name), dataset, split=split, root=data, device=device, report=lambda done: step()
+        )
+    if json:
+        out.data(result.to_dict())
+    else:
+        out.rich(result)
+    failures = out.Failures()
+    for fault in result.failed:
+        failures.add(fault)
+    raise typer.Exit(failures.report(int(result.pictures.sum()) + len(result.failed)))
 
 
 def _list_recipes() -> None:

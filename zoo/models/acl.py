@@ -7,8 +7,9 @@ stands for the classes of all other tasks. The head that gives "others" the leas
 Letters: B batch, T tasks, K_t classes of task t, C channels, D features. Classes are numbered in order of arrival.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,7 @@ class ACL(nn.Module):
         self.num_features = num_features
         self.adapters = nn.ModuleList()
         self.heads = nn.ModuleList()
+        self.past = nn.ModuleList()
         for size in task_sizes:
             self.add_task(size)
         self.eval()
@@ -117,9 +119,33 @@ class ACL(nn.Module):
         self.adapters.append(newest)
         self.heads.append(nn.Linear(self.num_features, classes + 1))
 
+    def keep_heads(self) -> None:
+        """Lay the heads aside as they stand; for `choose` with fewer tasks, and for `remove_task`."""
+        self.past.append(copy.deepcopy(self.heads).requires_grad_(False))
+
     def remove_task(self) -> None:
-        """Forget the newest task; the other heads stay as they are."""
+        """Forget the newest task. The others' heads are again what they were before it, where that was kept."""
         del self.adapters[-1], self.heads[-1]
+        if len(self.past) == len(self.heads) > 0:
+            self.heads = cast(nn.ModuleList, self.past[-1].requires_grad_(True))
+            del self.past[-1]
+
+    def choose(self, x: Tensor, tasks: int | None = None) -> "Choice":
+        """The answers to (B, C, H, W) pictures, now or as they were after so many tasks."""
+        return self.choose_by(self.features(x), tasks)
+
+    def choose_by(self, features: Tensor, tasks: int | None = None) -> "Choice":
+        """The same from (B, T, D) features of every task.
+
+        Raises:
+            ValueError: The heads of that time were not kept.
+        """
+        tasks = tasks or len(self.heads)
+        if tasks < len(self.heads) and tasks > len(self.past):
+            raise ValueError(f"the heads as they were after {tasks} tasks were not kept")
+        heads = self.heads if tasks == len(self.heads) else cast(nn.ModuleList, self.past[tasks - 1])
+        logits = [head(features[:, t]) for t, head in enumerate(heads)]
+        return choose(torch.cat(logits, 1), self.task_sizes[:tasks])
 
     def train(self, mode: bool = True) -> "ACL":
         super().train(False)
@@ -140,19 +166,21 @@ class ACL(nn.Module):
         tasks = len(self.adapters)
 
         def adapt(i: int, x: Tensor) -> Tensor:
-            if i == 0:
-                return torch.stack([x + adapters[0](x) for adapters in self._tasks()], 1).flatten(0, 1)
-            own = x.unflatten(0, (-1, tasks))
-            return x + torch.stack([adapters[i](own[:, t]) for t, adapters in enumerate(self._tasks())], 1).flatten(
-                0, 1
-            )
+            own = x.reshape(-1, 1 if i == 0 else tasks, *x.shape[1:])  # (B, T, C, H, W), tasks innermost
+            added = [adapters[i](own[:, t if i else 0]) for t, adapters in enumerate(self._tasks())]
+            return (own + torch.stack(added, 1)).flatten(0, 1)
 
-        return self._run(x, adapt).unflatten(0, (-1, tasks))
+        features = self._run(x, adapt)
+        return features.reshape(-1, tasks, features.shape[1])
 
     def newest_features(self, x: Tensor) -> Tensor:
         """(B, D) features through the newest task's adapters."""
         newest = self._tasks()[-1]
         return self._run(x, lambda i, x: x + newest[i](x))
+
+    def describe(self, x: Tensor) -> Tensor:
+        """(B, D) features by which pictures are picked to be kept: the newest task's."""
+        return self.newest_features(x)
 
     def plain_features(self, x: Tensor) -> Tensor:
         """(B, D) features of the extractor as it came."""
@@ -214,12 +242,14 @@ class Choice(NamedTuple):
         classes: (B,) int64, the answers.
         tasks: (B,) int64, the heads that were believed.
         scores: (B,) in [0, 1], how sure it is that the picture shows a class learned so far.
+        own: (B, K) shares that the believed head gives its classes; 0 for the classes of other tasks.
         probabilities: (B, K) over all classes, summing to 1.
     """
 
     classes: Tensor
     tasks: Tensor
     scores: Tensor
+    own: Tensor
     probabilities: Tensor
 
 
@@ -232,7 +262,7 @@ def parts(logits: Tensor, task_sizes: Sequence[int]) -> tuple[Tensor, ...]:
     widths = [size + 1 for size in task_sizes]
     if logits.shape[1] != sum(widths):
         raise ValueError(f"{logits.shape[1]} logits, {sum(widths)} for tasks of {list(task_sizes)}")
-    return logits.split(widths, 1)
+    return torch.split(logits, widths, 1)
 
 
 def choose(logits: Tensor, task_sizes: Sequence[int]) -> Choice:
@@ -244,17 +274,20 @@ def choose(logits: Tensor, task_sizes: Sequence[int]) -> Choice:
         logits: (B, sum of K_t + 1).
         task_sizes: K_t of every task.
     """
-    shares = [part.softmax(1) for part in parts(logits.float(), task_sizes)]
+    heads = parts(logits.float(), task_sizes)
+    shares = [head.softmax(1) for head in heads]
     others = torch.stack([share[:, -1] for share in shares], 1)  # (B, T)
     least, tasks = others.min(1)
-    best = torch.stack([share[:, :-1].argmax(1) for share in shares], 1)
-    first = torch.tensor([0, *task_sizes[:-1]], device=logits.device).cumsum(0)
-    classes = (best + first).gather(1, tasks[:, None])[:, 0]
-    own = [part[:, :-1].softmax(1) for part in parts(logits.float(), task_sizes)]
-    known = torch.cat([(1 - others[:, t, None]) * mine for t, mine in enumerate(own)], 1)
+    owner = torch.arange(len(task_sizes), device=logits.device).repeat_interleave(
+        torch.tensor(task_sizes, device=logits.device)
+    )
+    own = torch.cat([share[:, :-1] for share in shares], 1).where(owner == tasks[:, None], 0)
+    best = torch.cat([head[:, :-1] for head in heads], 1).where(owner == tasks[:, None], -torch.inf)
+    among = torch.cat([head[:, :-1].softmax(1) for head in heads], 1)  # others left out
+    known = (1 - others)[:, owner] * among
     total = known.sum(1, keepdim=True)
     even = torch.full_like(known, 1 / known.shape[1])  # every head is wholly sure of others
-    return Choice(classes, tasks, 1 - least, torch.where(total > 0, known / total, even))
+    return Choice(best.argmax(1), tasks, 1 - least, own, torch.where(total > 0, known / total, even))
 
 
 def newest_loss(logits: Tensor, labels: Tensor, first: int) -> Tensor:

@@ -179,6 +179,8 @@ def pipeline(
         WeightsUnavailable: There are no weights.
         IntegrityError: The weights are not what they should be.
     """
+        if name.endswith(".zoo"):
+        return _taught(name, task, device, batch_size, workers, topk, probabilities)
     card = resolve(name)
     place, kind = pick_device(device), pick_dtype(dtype)
     if topk < 1 or (batch_size is not None and batch_size < 1) or (workers is not None and workers < 0):
@@ -202,6 +204,27 @@ def pipeline(
         batch_size=batch_size or (256 if place.type == "cuda" else 64),
         workers=workers,
         engine=running,
+    )
+
+
+def _taught(
+    name: str,
+    task: str | None,
+    device: str,
+    batch_size: int | None,
+    workers: int | None,
+    topk: int,
+    probabilities: bool,
+) -> Pipeline[Any]:
+    """The pipeline of a taught model's file."""
+    from zoo.tasks.teachable import taught_pipeline
+
+    if task not in (None, "classify"):
+        raise UsageError(f"{name} was taught to classify; it cannot {task}", hint="zoo predict")
+    if topk < 1 or (batch_size is not None and batch_size < 1):
+        raise UsageError("topk and batch_size start at 1", hint="leave them out for the defaults")
+    return taught_pipeline(
+        Path(name), device=device, batch_size=batch_size, workers=workers, topk=topk, probabilities=probabilities
     )
 
 
