@@ -66,7 +66,7 @@ def info(name: Name, json: Json = False, debug: Debug = False) -> None:
     zoo info reste_resnet20_cifar
     zoo info reste_resnet20_cifar.c10 --json
     """
-        if name.endswith(".zoo"):
+    if name.endswith(".zoo"):
         from zoo.cli.teach import show_taught
         from zoo.tasks.taught import read_taught
 

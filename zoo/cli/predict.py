@@ -190,7 +190,7 @@ def embed(
 def _name_and_inputs(first: str, inputs: list[str]) -> tuple[str, list[str]]:
     """The model and the inputs; a first word that is an input leaves the model to us."""
     from zoo.data.images import SUFFIXES
-        from zoo.registry.names import resolve
+    from zoo.registry.names import resolve
 
     try:
         if not first.endswith(".zoo"):
@@ -247,7 +247,7 @@ def _show(result: "Classification") -> None:
     if out.is_terminal(sys.stdout):
         out.rich(result)
         return
-        told = "".join(f"  ({note})" for note in (result.note, result.told) if note)
+    told = "".join(f"  ({note})" for note in (result.note, result.told) if note)
     out.line(result.source + told)
     for label, score in result:
         out.line(f"  {100 * score:5.1f}%  {label}")

@@ -141,7 +141,8 @@ def _without_lesson(model: Path, to: Path, *, report: bool, undo: bool, no_memor
         gone = taught.facts.tasks[-1].name
         taught = taught.undone()
         out.say(f"{gone} is taken away")
-    (taught.without_memory() if no_memory else taught).write(to)
+    taught = taught.without_memory() if no_memory else taught
+    taught.write(to) if to == model else taught.write_copy(to)
     out.say(f"{to}: {len(taught.facts.classes)} classes in {len(taught.facts.tasks)} tasks")
 
 

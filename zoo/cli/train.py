@@ -121,8 +121,8 @@ def eval_(
     zoo eval reste_resnet20_cifar list.csv
     zoo eval reste_resnet20_cifar cifar10 --checkpoint runs/reste_resnet20_cifar/model.safetensors
     """
-        if name.endswith(".zoo"):
-        _eval_taught(name, dataset, data, split, device, json)
+    if taught := _taught_file(name):
+        _eval_taught(taught, dataset, data, split, device, json)
         return
     from zoo.tasks.evaluate import evaluate
 
@@ -202,14 +202,23 @@ def verify(
     raise typer.Exit(0 if all(check.holds for check in checks) else 4)
 
 
-def _eval_taught(name: str, dataset: str, data: Path | None, split: str, device: str, json: bool) -> None:
+def _taught_file(name: str) -> Path | None:
+    """The file of a taught model, by its path or by a checkpoint's name; None of another model."""
+    if name.endswith(".zoo"):
+        return Path(name)
+    from zoo.hub.fetch import weights_path
+    from zoo.registry.names import resolve
+
+    card = resolve(name)
+    return weights_path(card) if card.task == "teach" else None
+
+
+def _eval_taught(path: Path, dataset: str, data: Path | None, split: str, device: str, json: bool) -> None:
     """The matrix of a taught model: each task's accuracy as it was after each task."""
     from zoo.tasks.teachable import evaluate_taught
 
     with out.progress("eval") as step:
-        result = evaluate_taught(
-            Path(name), dataset, split=split, root=data, device=device, report=lambda done: step()
-        )
+        result = evaluate_taught(path, dataset, split=split, root=data, device=device, report=lambda done: step())
     if json:
         out.data(result.to_dict())
     else:

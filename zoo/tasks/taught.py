@@ -26,6 +26,7 @@ from zoo.errors import IntegrityError, UsageError
 from zoo.hub.checkpoint import Contents, read_contents, write_whole
 from zoo.hub.fetch import sha256_of
 from zoo.models.acl import ACL, Choice
+from zoo.models.extractors import lite0_extractor
 from zoo.registry.card import Input
 from zoo.tasks.extractor import open_extractor, without_weights
 
@@ -37,6 +38,7 @@ __all__ = [
     "TaskFacts",
     "Taught",
     "TaughtNetwork",
+    "acl_lite0",
     "described",
     "new_network",
     "read_taught",
@@ -244,8 +246,8 @@ class Taught:
             state[LENGTHS] = torch.tensor([len(picture) for picture in self.pictures], dtype=torch.int64)
         return save(state, {"zoo": json.dumps(msgspec.to_builtins(self.facts), sort_keys=True)})
 
-    def write(self, path: Path, dtype: torch.dtype = torch.float32) -> "Taught":
-        """Write the file whole; whoever reads it, or a kill, meets the old one or the new one.
+    def write(self, path: Path) -> "Taught":
+        """Write the model's file whole; whoever reads it, or a kill, meets the old one or the new one.
 
         Raises:
             UsageError: The file is no longer the one that this model was read from.
@@ -253,6 +255,10 @@ class Taught:
         """
         if self.sha256 and path.exists() and sha256_of(path) != self.sha256:
             raise UsageError(f"{path} was changed by another process meanwhile", hint="run the command again")
+        return self.write_copy(path)
+
+    def write_copy(self, path: Path, dtype: torch.dtype = torch.float32) -> "Taught":
+        """The same over whatever is there; `dtype` as for `to_bytes`."""
         write_whole(path, self.to_bytes(dtype))
         return replace(self, sha256=sha256_of(path))
 
@@ -321,6 +327,27 @@ def _adapters(
             network.keep_heads()
         network.add_task(size)
     return network
+
+
+def acl_lite0(
+    pretrained: bool = False,
+    pretrained_cfg: dict[str, Any] | None = None,
+    task_sizes: Sequence[int] = (2, 2, 3),
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+) -> nn.Module:
+    """ACL on the extractor that comes with the package: 371,187 parameters of adapters a task.
+
+    Args:
+        pretrained: Read it, extractor included, from the taught file that `pretrained_cfg` names.
+        pretrained_cfg: From the card.
+        task_sizes: Classes of each task.
+        num_classes: The tasks say it.
+        in_chans: The extractor says it.
+    """
+    if pretrained and pretrained_cfg:
+        return read_taught(Path(pretrained_cfg["file"])).network
+    return _adapters(lite0_extractor(), task_sizes, ("blocks.3", "blocks.4", "blocks.5"), (40, 80, 112), 1280)
 
 
 # how a method's network is made of an extractor and its tasks' sizes; another method adds a line

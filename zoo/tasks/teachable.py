@@ -107,7 +107,7 @@ def taught_pipeline(
     taught = read_taught(model) if isinstance(model, Path) else model
     return Pipeline(
         card_of(taught.facts, str(model) if isinstance(model, Path) else "taught"),
-        taught.network.to(place).eval().requires_grad_(False),
+        taught.network.to(place, memory_format=torch.channels_last).eval().requires_grad_(False),  # type: ignore[call-overload]
         Answer(taught.facts, topk, probabilities),
         device=place,
         dtype=torch.float32,
@@ -159,7 +159,7 @@ def answers(taught: Taught, images: Tensor, tasks: int | None = None, device: to
     """
     place = device or torch.device("cpu")
     normalise = Preprocess(taught.facts.input).normalise
-    network = taught.network.to(place).eval()
+    network = taught.network.to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     found = [network.choose(normalise(part.to(place)), tasks) for part in torch.split(images, CHUNK)]  # type: ignore[operator]
     return Choice(*(torch.cat(values).cpu() for values in zip(*found, strict=True)))
 

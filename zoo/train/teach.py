@@ -209,7 +209,8 @@ def teach(teaching: Teaching, out: Path | None = None, *, keeps_memory: bool = T
     )
     facts = msgspec.structs.replace(facts, tasks=(*facts.tasks[:-1], learned))
     taught = replace(taught, facts=facts)
-    (taught if keeps_memory else taught.without_memory()).write(out or teaching.path)
+    taught = taught if keeps_memory else taught.without_memory()
+    taught.write_copy(out) if out else taught.write(teaching.path)
     if task.state:
         task.state.unlink(missing_ok=True)
     rows = _rows(facts, truth, before, after, teaching.measured_on)
@@ -291,15 +292,20 @@ def _held_out(taught: Taught, images: Tensor, labels: Tensor, share: float) -> t
 
 
 def _val_folder(folder: Path, facts: Facts, new: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Pictures of old and new classes to measure on; classes still to come are passed over.
+
+    Raises:
+        UsageError: None of its classes is one of these.
+    """
     samples = _folder(folder)
     numbers = {name: k for k, name in enumerate((*facts.classes, *new))}
-    strange = [name for name in samples.names if name not in numbers]
-    if strange:
-        raise UsageError(
-            f"{folder}: {', '.join(strange[:3])} would still be unknown", hint="only folders of old and new classes"
-        )
+    own = torch.tensor([numbers.get(name, -1) for name in samples.names])[samples.labels]
+    if not (own >= 0).any():
+        raise UsageError(f"{folder} has no folder of a known or new class", hint=f"folders named {', '.join(new[:3])}")
+    wanted = own >= 0
+    samples = replace(samples, rows=samples.rows[wanted], labels=own[wanted], names=tuple(numbers))
     images, labels, _ = cropped(samples, Preprocess(facts.input))
-    return images, torch.tensor([numbers[name] for name in samples.names])[labels]
+    return images, labels
 
 
 def _memory_after(teaching: Teaching) -> tuple[Kept, tuple[bytes, ...]]:
@@ -313,12 +319,7 @@ def _memory_after(teaching: Teaching) -> tuple[Kept, tuple[bytes, ...]]:
         own = (task.labels == label).nonzero().flatten()
         pieces = torch.split(task.images[own], 64)
         with torch.no_grad():
-            features = torch.cat(
-                [
-                    network.describe(prepared.normalise(part.to(task.device)))
-                    for part in torch.split(task.images[own], 64)
-                ]
-            )
+            features = torch.cat([network.describe(task.prepared(part)) for part in pieces])
         fresh = Memory(quota, is_per_class=True).after([own], [features]).rows[0]
         counts.append(len(fresh))
         pictures += [_png(task.images[row]) for row in fresh]

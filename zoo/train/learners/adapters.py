@@ -71,7 +71,7 @@ class Learner:
             acl.keep_heads()
         acl.add_task(task.classes)
         auxiliary = nn.Linear(acl.num_features, task.classes + 1)
-        acl.to(task.device)
+        acl.to(task.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as torch documents it
         auxiliary.to(task.device)
         learn_adapters(acl, auxiliary, task)
         if len(acl.heads) == 1:
@@ -246,5 +246,5 @@ class _Progress:
         if self.path is None:
             return
         for i, parameter in enumerate(self.parts.parameters()):
-            tensors[f"momentum.{i}"] = self.optimizer.state[parameter]["momentum_buffer"].cpu()
+            tensors[f"momentum.{i}"] = self.optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
         write_whole(self.path, save(tensors, {"zoo": json.dumps({"key": self.key, "epochs": epochs})}))
