@@ -134,7 +134,7 @@ def backward_transfer(matrix: ArrayLike) -> float:
 
 
 def bwt_mean_over_time(matrix: ArrayLike) -> float:
-    """Backward transfer as the released ACL code has it: A_i^j - A_i^i averaged over j > i, then over tasks but the last.
+    """Backward transfer as the released code has it: A_i^j - A_i^i, averaged over j > i, then over tasks but the last.
 
     Args:
         matrix: (T, T) A_i^j.
