@@ -26,6 +26,7 @@ from zoo.errors import IntegrityError, UsageError
 from zoo.hub.checkpoint import Contents, read_contents, write_whole
 from zoo.hub.fetch import sha256_of
 from zoo.models.acl import ACL, Choice
+from zoo.models.distilled import Distilled
 from zoo.models.extractors import lite0_extractor
 from zoo.registry.card import Input
 from zoo.tasks.extractor import open_extractor, without_weights
@@ -351,7 +352,7 @@ def acl_lite0(
 
 
 # how a method's network is made of an extractor and its tasks' sizes; another method adds a line
-METHODS: dict[str, Callable[..., nn.Module]] = {"adapters": _adapters}
+METHODS: dict[str, Callable[..., nn.Module]] = {"adapters": _adapters, "distill": Distilled}
 
 
 def _facts(path: Path, contents: Contents) -> Facts:

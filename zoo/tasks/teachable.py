@@ -150,7 +150,6 @@ def cropped(
     return images[: len(good)], samples.labels[good], tuple(failed)
 
 
-@torch.inference_mode()
 def answers(taught: Taught, images: Tensor, tasks: int | None = None, device: torch.device | None = None) -> Choice:
     """Answers to (N, H, W, C) uint8 pictures, now or as they were after so many tasks.
 
@@ -159,8 +158,10 @@ def answers(taught: Taught, images: Tensor, tasks: int | None = None, device: to
     """
     place = device or torch.device("cpu")
     normalise = Preprocess(taught.facts.input).normalise
+    # moved outside of inference mode: weights that are moved inside it could not learn any more
     network = taught.network.to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    found = [network.choose(normalise(part.to(place)), tasks) for part in torch.split(images, CHUNK)]  # type: ignore[operator]
+    with torch.inference_mode():
+        found = [network.choose(normalise(part.to(place)), tasks) for part in torch.split(images, CHUNK)]  # type: ignore[operator]
     return Choice(*(torch.cat(values).cpu() for values in zip(*found, strict=True)))
 
 
