@@ -10,7 +10,7 @@ from zoo.errors import CardError
 
 __all__ = ["Card", "Figure", "Input", "Origin", "Paper", "Traits", "Weights", "read_card"]
 
-Task = Literal["classify", "embed", "reid", "retrieve", "ground", "filter"]
+Task = Literal["classify", "embed", "reid", "retrieve", "ground", "filter", "teach"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -14,6 +14,7 @@ from zoo.build import create_model, packed_parts
 from zoo.data.images import Item, Source
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, IntegrityError, UsageError, ZooError
+from zoo.hub.fetch import weights_path
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.inference import compile_blocks, optimize
 from zoo.registry.card import Card
@@ -179,7 +180,12 @@ def pipeline(
         WeightsUnavailable: There are no weights.
         IntegrityError: The weights are not what they should be.
     """
+    if name.endswith(".zoo"):
+        return _taught(Path(name), task, device, batch_size, workers, topk, probabilities)
     card = resolve(name)
+    if card.task == "teach":
+        path = Path(checkpoint_path) if checkpoint_path else weights_path(card)
+        return _taught(path, task, device, batch_size, workers, topk, probabilities)
     place, kind = pick_device(device), pick_dtype(dtype)
     if topk < 1 or (batch_size is not None and batch_size < 1) or (workers is not None and workers < 0):
         raise UsageError("topk and batch_size start at 1, workers at 0", hint="leave them out for the defaults")
@@ -202,6 +208,27 @@ def pipeline(
         batch_size=batch_size or (256 if place.type == "cuda" else 64),
         workers=workers,
         engine=running,
+    )
+
+
+def _taught(
+    path: Path,
+    task: str | None,
+    device: str,
+    batch_size: int | None,
+    workers: int | None,
+    topk: int,
+    probabilities: bool,
+) -> Pipeline[Any]:
+    """The pipeline of a taught model's file."""
+    from zoo.tasks.teachable import taught_pipeline
+
+    if task not in (None, "classify"):
+        raise UsageError(f"{path} was taught to classify; it cannot {task}", hint="zoo predict")
+    if topk < 1 or (batch_size is not None and batch_size < 1):
+        raise UsageError("topk and batch_size start at 1", hint="leave them out for the defaults")
+    return taught_pipeline(
+        path, device=device, batch_size=batch_size, workers=workers, topk=topk, probabilities=probabilities
     )
 
 

@@ -245,7 +245,8 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
     Args:
         name: One of `recipe_names()`, or a path to a TOML file.
-        overrides: Values in TOML, `schedule.epochs=3`; a bare word is taken as a string.
+        overrides: Values in TOML, `schedule.epochs=3`; a bare word is taken as a string. In place of a whole table it
+            is the table's name: `data=DIR` is `data.name=DIR`.
 
     Raises:
         UnknownName: No such recipe.
@@ -283,6 +284,8 @@ def _override(fields: dict[str, Any], override: str) -> None:
             raise UsageError(
                 f"{key}: {table} is no table", hint="zoo train --dry-run RECIPE prints the recipe's tables"
             )
+    if isinstance(fields.get(last), dict) and not isinstance(parsed, dict):
+        fields, last = fields[last], "name"  # data=DIR and optimizer=adamw say what they mean
     fields[last] = parsed
 
 
