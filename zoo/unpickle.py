@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_pickle", "unwrap"]
 
-WRAPPERS = ("state_dict", "model")  # where training scripts put the weights, the surer one first
+WRAPPERS = ("state_dict", "model", "net")  # where training scripts put the weights, the surer one first
 TIMES = 4  # memory and tensors, in units of the file's size
 SPARE = 64_000_000  # bytes besides, for the interpreter
 SECONDS = 60  # of computing, and one more for every SPEED bytes
