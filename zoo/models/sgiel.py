@@ -171,7 +171,7 @@ class SGIEL(nn.Module):
     """The network of all three streams.
 
     `model(images, modality)` gives normalised embeddings, `model.embed(...)` the published ones, averaged with the
-    mirror image. `model.learn(...)` is the forward pass of training.
+    mirror image. `model.learn(...)` and `model.learn_shapes(...)` are the forward pass of training.
 
     Args:
         block: "bottleneck" (ResNet-50) or "basic" (ResNet-18).
@@ -247,10 +247,9 @@ class SGIEL(nn.Module):
         copies = {key: state[source] for key in own if (source := _in_a_resnet(key))}
         self.load_state_dict({**own, **copies})
 
-    def forward_features(self, x: Tensor, modality: str, stream: str | None = None) -> Tensor:
-        """(B, C, H, W) pictures of a modality to the last map, (B, D, H/16, W/16); of `stream` "shape", their maps."""
-        x = self.stems[modality](x, "shape" if stream == "shape" else "photograph")
-        return self._trunk(x, stream or modality)
+    def forward_features(self, x: Tensor, modality: str) -> Tensor:
+        """(B, C, H, W) photographs of a modality to the last map, (B, D, H/16, W/16)."""
+        return self._trunk(self.stems[modality](x, "photograph"), modality)
 
     def _trunk(self, x: Tensor, stream: str) -> Tensor:
         for i in range(1, len(STAGE_STRIDES) + 1):
@@ -298,23 +297,19 @@ class SGIEL(nn.Module):
             return F.normalize(pool(self.forward_features(images, modality)))
         return self(images, modality)
 
-    def learn(
-        self, visible: Tensor, infrared: Tensor, visible_shapes: Tensor, infrared_shapes: Tensor
-    ) -> tuple[Photographs, Shapes]:
-        """The forward pass of training.
+    def learn(self, visible: Tensor, infrared: Tensor) -> Photographs:
+        """The forward pass of training through the photographs.
 
         Args:
-            visible: (B, C, H, W) photographs.
-            infrared: (B, C, H, W) photographs of the same identities in the same order.
-            visible_shapes: (B, C, H, W) shape maps of the visible ones.
-            infrared_shapes: (B, C, H, W) shape maps of the infrared ones.
+            visible: (B, C, H, W).
+            infrared: (B, C, H, W) of the same identities in the same order.
         """
         maps = [self.forward_features(visible, "visible"), self.forward_features(infrared, "infrared")]
         pooled = torch.cat([pool(x) for x in maps])
         rows = pooled.split(len(visible))
         features = torch.cat([self.neck[stream](x) for stream, x in zip(MODALITIES, rows, strict=True)])
         erased = outside(features, self.projections["photograph"])
-        photographs = Photographs(
+        return Photographs(
             pooled,
             features,
             self.classifier(features),
@@ -322,14 +317,19 @@ class SGIEL(nn.Module):
             erased,
             self.classifier(erased),
         )
-        stems = [
-            self.stems[modality](x, "shape")
-            for modality, x in zip(MODALITIES, (visible_shapes, infrared_shapes), strict=True)
-        ]
-        shape_pooled = pool(self._trunk(torch.cat(stems), "shape"))
-        shape_features = self.neck["shape"](shape_pooled)
-        code = shape_features @ self.projections["shape"]
-        return photographs, Shapes(shape_pooled, shape_features, code, self.classifier_shape(code))
+
+    def learn_shapes(self, visible: Tensor, infrared: Tensor) -> Shapes:
+        """The forward pass of training through the shape maps of both modalities.
+
+        Args:
+            visible: (B, C, H, W) maps of visible photographs.
+            infrared: (B, C, H, W) maps of infrared ones.
+        """
+        stems = [self.stems[modality](x, "shape") for modality, x in zip(MODALITIES, (visible, infrared), strict=True)]
+        pooled = pool(self._trunk(torch.cat(stems), "shape"))
+        features = self.neck["shape"](pooled)
+        code = features @ self.projections["shape"]
+        return Shapes(pooled, features, code, self.classifier_shape(code))
 
 
 def pool(x: Tensor) -> Tensor:
