@@ -146,7 +146,7 @@ def person(seed: int, pid: int) -> Person:
         colours[label] = _colour(rng)
     colours[SKIN] = rng.uniform(0.35, 1) * np.array([235, 190, 160])
     colours[HAIR] = rng.uniform(0.1, 0.9) * np.array([210, 170, 110])
-    second = _colour(rng)
+    second = 0.7 * colours[UPPER] + 0.3 * _colour(rng)
     reflectance = np.array(REFLECTANCE)
     reflectance[[UPPER, LOWER, BAG]] = rng.uniform([0.4, 0.35, 0.2], [0.8, 0.75, 0.6])
     return Person(
@@ -492,12 +492,12 @@ def _canvas(seed: int, place: int, size: tuple[int, int]) -> Array:
     rng = default_rng([seed, 99, place])
     margin = _margin(size)
     height, width = size[0] + 2 * margin, size[1] + 2 * margin
-    top, bottom = rng.uniform(40, 215, (2, 3))
+    top, bottom = rng.uniform(80, 170, (2, 3))
     canvas = top + (bottom - top) * np.linspace(0, 1, height)[:, None, None] + np.zeros((height, width, 3))
     for _ in range(10):
         y0, y1 = np.sort(rng.uniform(0, height, 2)).astype(int)
         x0, x1 = np.sort(rng.uniform(0, width, 2)).astype(int)
-        share, colour = rng.uniform(0.2, 0.7), rng.uniform(20, 235, 3)
+        share, colour = rng.uniform(0.1, 0.3), rng.uniform(20, 235, 3)
         canvas[y0:y1, x0:x1] = (1 - share) * canvas[y0:y1, x0:x1] + share * colour
     canvas.flags.writeable = False
     return canvas

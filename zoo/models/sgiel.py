@@ -376,6 +376,6 @@ def sgiel_r50(pretrained: bool = False, **kwargs: Any) -> SGIEL:
 
 
 def sgiel_pico(pretrained: bool = False, **kwargs: Any) -> SGIEL:
-    """Ours, for CPUs: ResNet-18 of half the width, 256 features, 96x48 pixels."""
-    args = {"block": "basic", "depths": (2, 2, 2, 2), "widths": (32, 64, 128, 256), "small": True, **kwargs}
+    """Ours, for CPUs: ResNet-18 of a quarter of the width, 128 features, 96x48 pixels."""
+    args = {"block": "basic", "depths": (2, 2, 2, 2), "widths": (16, 32, 64, 128), "small": True, **kwargs}
     return _build("sgiel_pico", pretrained, **args)
