@@ -19,13 +19,17 @@ from zoo.errors import InputError, UsageError
 __all__ = [
     "INFRARED_CAMERAS",
     "LAYOUTS",
+    "SHAPE_FOLDERS",
     "Clue",
     "Portrait",
     "Test",
     "clue",
     "folder_of",
+    "identities",
     "layout_of",
+    "lines",
     "market_test",
+    "pictures",
     "read_labels",
     "regdb_test",
     "sysu_test",
@@ -35,6 +39,7 @@ __all__ = [
 
 Mode = Literal["all", "indoor"]
 LAYOUTS = {"sysu": "SYSU-MM01", "regdb": "RegDB", "vcm": "HITSZ-VCM", "market": "Market-1501"}
+SHAPE_FOLDERS = {"sysu": "SYSU_MM01_SHAPE", "regdb": "RegDB_shape", "vcm": "HITSZ-VCM_shape"}
 MARKERS = {  # by which a layout is known
     "sysu": ("exp/test_id.txt", "cam1"),
     "regdb": ("idx", "Visible", "Thermal"),
@@ -126,20 +131,20 @@ def sysu_test(
         InputError: The set, or the file, is not what it should be.
     """
     folder = folder_of(root, "sysu")
-    ids = _identities(folder / "exp" / "test_id.txt")
+    ids = identities(folder / "exp" / "test_id.txt")
     draw = _stored(permutations, trial) if permutations else _drawn(random.Random(trial))
     gallery = [
         Portrait(str(path), pid, camera, "visible")
         for pid in ids
         for camera in GALLERY_CAMERAS[mode]
-        if (files := _pictures(folder / f"cam{camera}" / f"{pid:04d}"))
+        if (files := pictures(folder / f"cam{camera}" / f"{pid:04d}"))
         for path in draw(files, pid, camera, shots)
     ]
     queries = [
         Portrait(str(path), pid, camera, "infrared")
         for pid in ids
         for camera in INFRARED_CAMERAS
-        for path in _pictures(folder / f"cam{camera}" / f"{pid:04d}")
+        for path in pictures(folder / f"cam{camera}" / f"{pid:04d}")
     ]
     return _some(Test(queries, gallery), folder)
 
@@ -217,10 +222,10 @@ def vcm_test(root: Path, *, frames: int = 6) -> Test:
         InputError: The set is not what it should be.
     """
     folder = folder_of(root, "vcm")
-    names = _lines(folder / "info" / "test_name.txt")
-    queried = {int(number) for line in _lines(folder / "info" / "query_IDX.txt") for number in line.split()}
+    names = lines(folder / "info" / "test_name.txt")
+    queried = {int(number) for line in lines(folder / "info" / "query_IDX.txt") for number in line.split()}
     test = Test([], [])
-    for number, line in enumerate(_lines(folder / "info" / "track_test_info.txt"), 1):
+    for number, line in enumerate(lines(folder / "info" / "track_test_info.txt"), 1):
         try:
             modality, first, last, pid, camera = (int(float(value)) for value in line.split())
             files = [str(folder / "Test" / _vcm_path(name)) for name in names[first - 1 : last]]
@@ -258,7 +263,7 @@ def market_test(root: Path) -> Test:
     folder = folder_of(root, "market")
     sides = []
     for name in ("query", "bounding_box_test"):
-        named = [(path, re.match(r"(-?\d+)_c(\d+)", path.name)) for path in _pictures(folder / name)]
+        named = [(path, re.match(r"(-?\d+)_c(\d+)", path.name)) for path in pictures(folder / name)]
         sides.append(
             [
                 Portrait(str(path), int(found[1]), int(found[2]), "visible")
@@ -353,16 +358,16 @@ def _some(test: Test, folder: Path) -> Test:
     return test
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures(folder: Path) -> list[Path]:
     """Pictures of a folder by name; none where there is no folder."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
 
 
-def _identities(path: Path) -> list[int]:
+def identities(path: Path) -> list[int]:
     """Identity numbers of a comma-separated list, rising."""
-    text = ",".join(_lines(path))
+    text = ",".join(lines(path))
     try:
         return sorted(int(number) for number in text.split(",") if number.strip())
     except ValueError as error:
@@ -371,14 +376,19 @@ def _identities(path: Path) -> list[int]:
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
     """Lines of a path and a label."""
-    pairs = [line.rsplit(maxsplit=1) for line in _lines(path)]
+    pairs = [line.rsplit(maxsplit=1) for line in lines(path)]
     for number, pair in enumerate(pairs, 1):
         if len(pair) != 2 or not pair[1].isdigit():
             raise InputError(f"line {number} of {path} is no path and label", hint="fetch the list again")
     return [(name, label) for name, label in pairs]
 
 
-def _lines(path: Path) -> list[str]:
+def lines(path: Path) -> list[str]:
+    """Lines of a list that say something.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
