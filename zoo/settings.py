@@ -21,6 +21,7 @@ __all__ = [
     "max_pixels",
     "mirror_token",
     "set_hub_endpoint",
+    "store_token",
 ]
 
 PACKAGE = Path(__file__).parent
@@ -62,6 +63,11 @@ def set_hub_endpoint(address: str) -> None:
 def mirror_token() -> str | None:
     """What a mirror wants to see before it is written to (ZOO_MIRROR_TOKEN); HF_TOKEN is never sent there."""
     return os.environ.get("ZOO_MIRROR_TOKEN") or None
+
+
+def store_token() -> str | None:
+    """What a vector database wants to see (ZOO_STORE_TOKEN): `user:password`, or a key."""
+    return os.environ.get("ZOO_STORE_TOKEN") or None
 
 
 def data_root() -> Path:

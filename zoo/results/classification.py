@@ -194,6 +194,7 @@ class Embedding:
         size: Width and height of the picture in pixels, upright.
         note: What was done beyond plain decoding.
         error: Why there are no features.
+        modality: What the picture was taken for, where a network has a way for each: "visible" or "infrared".
     """
 
     source: str
@@ -201,6 +202,7 @@ class Embedding:
     size: tuple[int, int] | None = None
     note: str | None = None
     error: ZooError | None = None
+    modality: str | None = None
 
     def __post_init__(self) -> None:
         if self.vector.ndim != 1:
@@ -219,13 +221,14 @@ class Embedding:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types: source, vector, size, note, error."""
+        """Plain JSON types: source, vector, size, note, error; modality where there is one."""
         return {
             "source": self.source,
             "vector": self.vector.tolist(),
             "size": list(self.size) if self.size else None,
             "note": self.note,
             "error": _error_dict(self.error),
+            **({"modality": self.modality} if self.modality else {}),
         }
 
     def __rich__(self) -> "RenderableType":

@@ -194,7 +194,8 @@ def pipeline(
         from zoo.tasks.filter import filter_pipeline
 
         return cast(Any, filter_pipeline(device=device))  # called alike; it has no network to prepare pictures for
-    if what not in ("classify", "embed") or card.task == "filter" or (what == "classify" and card.task != "classify"):
+    fits = what in ("classify", "embed") or what == card.task == "reid"
+    if not fits or card.task == "filter" or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
     if explain and what != "classify":
         raise UsageError("only classifications are explained", hint="leave explain out, or leave the task to the card")
@@ -239,6 +240,10 @@ def _task(what: str, card: Card, topk: int, probabilities: bool, explain: bool) 
 
         view = Preprocess(card.input) if explain else None
         return Classify(label_names(card.labels) if card.labels else (), topk, probabilities, view)
+    if card.task == "reid":
+        from zoo.tasks.reid import Reid
+
+        return Reid()
     from zoo.tasks.embed import Embed
 
     return Embed()
