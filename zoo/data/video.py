@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 from zoo import settings
 from zoo.errors import InputError
 
-__all__ = ["VIDEO_SUFFIXES", "Frame", "VideoReader", "VideoWriter", "is_video"]
+__all__ = [
+    "SLACK",
+    "VIDEO_SUFFIXES",
+    "Frame",
+    "VideoReader",
+    "VideoWriter",
+    "av_library",
+    "damaged",
+    "is_video",
+    "promised",
+    "upright",
+]
 
 VIDEO_SUFFIXES = frozenset([".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"])
 TICKS = 90_000  # time stamps a second in what is written
@@ -63,14 +74,14 @@ class VideoReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        av = _av()
+        av = av_library()
         self.path = str(path)
         try:
             self._container = av.open(self.path)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file", hint="check the path") from None
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise _damaged(self.path, error) from error
+            raise damaged(self.path, error) from error
         try:
             if not self._container.streams.video:
                 raise InputError(f"{path} has no picture", hint="give a video")
@@ -115,25 +126,27 @@ class VideoReader:
                 time = float(frame.pts * frame.time_base) if frame.pts is not None else last + 1 / float(self.rate)
                 start = time if start is None else start
                 last = time
-                yield Frame(_upright(frame), time - start)
-        except (_av().FFmpegError, OSError, ValueError) as error:
-            yield _damaged(self.path, error)
+                yield Frame(upright(frame), time - start)
+        except (av_library().FFmpegError, OSError, ValueError) as error:
+            yield damaged(self.path, error)
             return
-        if start is not None and last - start + SLACK < self._promised():
+        if start is not None and last - start + SLACK < promised(self._container, stream):
             yield InputError(f"{self.path} breaks off after {last - start:.1f} s", hint="fetch it again")
 
-    def _promised(self) -> float:
-        """Seconds that the file says it has; 0 where it does not say them of the pictures."""
-        if self._stream.duration:
-            return float(self._stream.duration * self._stream.time_base)
-        tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", self._stream.metadata.get("DURATION", ""))  # Matroska
-        if tag:
-            return 3600 * float(tag[1]) + 60 * float(tag[2]) + float(tag[3])
-        alone = len(self._container.streams) == 1
-        return float(self._container.duration or 0) / 1e6 if alone else 0.0
+
+def promised(container: Any, stream: Any) -> float:
+    """Seconds that an open file says it has; 0 where it does not say them of the pictures."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska
+    if tag:
+        return 3600 * float(tag[1]) + 60 * float(tag[2]) + float(tag[3])
+    alone = len(container.streams) == 1
+    return float(container.duration or 0) / 1e6 if alone else 0.0
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
+def upright(frame: Any) -> NDArray[np.uint8]:
+    """The RGB pixels of a frame of PyAV, turned as the file asks."""
     matrix = "ITU709" if frame.colorspace == UNTAGGED and frame.height >= HD else None
     pixels = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
@@ -157,7 +170,7 @@ class VideoWriter:
     def __init__(
         self, path: Path, size: tuple[int, int], rate: Fraction, *, sound_of: str | Path | None = None
     ) -> None:
-        av = _av()
+        av = av_library()
         self.path = path
         self._part = path.with_name(f"{path.stem}.part{path.suffix}")
         self._sound = None
@@ -195,7 +208,7 @@ class VideoWriter:
 
     def write(self, frame: Frame) -> None:
         """Append a frame; times rise."""
-        av = _av()
+        av = av_library()
         height, width = frame.pixels.shape[:2]
         even = np.pad(frame.pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(even, format="rgb24")
@@ -229,12 +242,18 @@ class VideoWriter:
                 self._sound.close()
 
 
-def _damaged(path: str, error: Exception) -> InputError:
+def damaged(path: str, error: Exception) -> InputError:
+    """What FFmpeg said of a file, in one line."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return InputError(f"{path} is no video, or damaged: {reason}", hint="fetch or save it again")
 
 
-def _av() -> Any:
+def av_library() -> Any:
+    """PyAV.
+
+    Raises:
+        InputError: It is not installed.
+    """
     try:
         import av
     except ImportError:

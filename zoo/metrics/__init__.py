@@ -2,6 +2,7 @@
 
 from zoo.metrics.reid import ReidScores, reid_scores
 from zoo.metrics.rerank import rerank
+from zoo.metrics.retrieval import RetrievalScores, retrieval_scores
 from zoo.metrics.verification import tpr_at_fpr
 
-__all__ = ["ReidScores", "reid_scores", "rerank", "tpr_at_fpr"]
+__all__ = ["ReidScores", "RetrievalScores", "reid_scores", "rerank", "retrieval_scores", "tpr_at_fpr"]

@@ -35,6 +35,7 @@ class Hit:
         is_right: Whether it shows what was looked for; None where nobody knows.
         more: What else a task knows, of JSON types.
         picture: Gives its RGB picture, for drawing.
+        media: Address of what a page plays in place of the file, such as a part of it in a form that browsers know.
     """
 
     rank: int
@@ -50,6 +51,7 @@ class Hit:
     is_right: bool | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     picture: "Callable[[], Image] | None" = None
+    media: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; what is not known is left out."""
@@ -232,6 +234,8 @@ def _had(picture: "Callable[[], Image] | None") -> "Image | None":
 
 
 def _address(hit: Hit) -> str:
+    if hit.media is not None:
+        return hit.media
     address = hit.path if "://" in hit.path else Path(hit.path).absolute().as_uri()
     return address if hit.start is None else f"{address}#t={hit.start:.2f},{hit.end or hit.start:.2f}"
 
