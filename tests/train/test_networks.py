@@ -28,8 +28,8 @@ def weights(tmp_path_factory):
 
 
 def test_first_weights_from_a_file_with_a_fresh_head(weights):
-    same, _ = new_network(recipe(init=str(weights)), 10)
-    other, args = new_network(recipe(init=str(weights)), 3)
+    same, _ = new_network(recipe(init=str(weights)), {"num_classes": 10})
+    other, args = new_network(recipe(init=str(weights)), {"num_classes": 3})
     assert args["num_classes"] == 3
     assert other.fc.out_features == 3
     for key, value in same.state_dict().items():
@@ -38,7 +38,7 @@ def test_first_weights_from_a_file_with_a_fresh_head(weights):
 
 
 def test_first_weights_from_a_checkpoint():
-    network, _ = new_network(recipe(init=f"{ARCH}.c10"), 10)
+    network, _ = new_network(recipe(init=f"{ARCH}.c10"), {"num_classes": 10})
     known = zoo.create_model(ARCH, pretrained=True).state_dict()
     assert all(torch.equal(value, known[key]) for key, value in network.state_dict().items())
 
@@ -54,7 +54,7 @@ def test_first_weights_from_a_checkpoint():
 )
 def test_what_does_not_exist_is_named(changes, error, says):
     with pytest.raises(error, match=says):
-        new_network(recipe(**changes), 10)
+        new_network(recipe(**changes), {"num_classes": 10})
 
 
 def test_timms_preprocessing():
@@ -68,7 +68,7 @@ def test_lesson_is_the_weighted_sum_of_label_and_teacher(kind, weights):
     """Against the equation, with a teacher whose preprocessing is another one than the pupil's."""
     wanted = Distill(teacher=ARCH, checkpoint=str(weights), weight=0.3, temperature=2.0, kind=kind)
     pupil_input = input_of("timm:test_resnet")
-    pupil, _ = new_network(recipe(model="timm:test_resnet"), 10)
+    pupil, _ = new_network(recipe(model="timm:test_resnet"), {"num_classes": 10})
     pupil.eval()
     raw, labels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.tensor([1, 2, 3, 4])
     statistics = {

@@ -40,7 +40,7 @@ def test_two_processes_are_one(tmp_path, data_root):
     one, two = (load_file(tmp_path / run / "last.safetensors") for run in ("one", "two"))
     assert one.keys() == two.keys()
     torch.manual_seed(RECIPE.seed)
-    first = new_network(RECIPE, 10)[0].state_dict()
+    first = new_network(RECIPE, {"num_classes": 10})[0].state_dict()
     moves = []
     for key, value in one.items():
         # gradients of 2 x 40 pictures are summed in another order than those of 1 x 80: a few units in the last place

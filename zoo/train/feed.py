@@ -48,6 +48,10 @@ class Batch(NamedTuple):
     labels: Tensor
     bad: list[str]
 
+    def parts(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Pictures and labels in parts."""
+        return list(zip(self.images.chunk(count), self.labels.chunk(count), strict=True))
+
 
 def seed_everything(*numbers: int) -> None:
     """Put Python's, NumPy's and torch's chance into a state that depends on these numbers alone."""

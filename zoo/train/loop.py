@@ -17,19 +17,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from zoo.data.sources import aligned, open_data
 from zoo.errors import UsageError, ZooError
 from zoo.hub.checkpoint import facts_for, write_whole
 from zoo.registry.names import resolve
-from zoo.tasks.decode import spare_cores
 from zoo.train import folder
 from zoo.train.average import Average
 from zoo.train.checkpoint import load_run, save_run, whole_state
-from zoo.train.feed import STEP, Feed, Learnt, seed_everything
-from zoo.train.measure import Judge
+from zoo.train.course import Place
+from zoo.train.feed import STEP, seed_everything
 from zoo.train.methods import Method, new_method
-from zoo.train.networks import TIMM, Teacher, input_of, new_network, normalise
-from zoo.train.recipe import Augment, Optimizer, Recipe
+from zoo.train.networks import TIMM, new_network
+from zoo.train.recipe import Optimizer, Recipe
 from zoo.train.schedule import learning_rate
 
 __all__ = ["Progress", "train"]
@@ -47,7 +45,7 @@ class Progress:
         step: From 1, in this epoch.
         steps: Of an epoch.
         loss: Mean over this epoch so far.
-        rate: Pictures a second in this epoch.
+        rate: Examples a second in this epoch.
         left: Seconds to the end at that rate.
         figures: What was measured at the end of an epoch.
     """
@@ -94,7 +92,7 @@ def train(
         ZooError: The loss is not finite any more, or a worker died; the last good checkpoint stays.
         KeyboardInterrupt: Stopped by a signal; the state was saved.
     """
-    method, input = new_method(recipe.method, **recipe.method_args), input_of(recipe.model)
+    method = new_method(recipe.method, **recipe.method_args)
     accelerator = _accelerator(recipe, device)
     rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     schedule, accumulate = recipe.schedule, recipe.schedule.accumulate
@@ -103,37 +101,18 @@ def train(
             f"a batch of {schedule.batch_size} does not divide into {accumulate} parts on {world} processes",
             hint="change schedule.batch_size",
         )
-    pictures, held_out = open_data(recipe.data.name, recipe.data.split, data).split(recipe.data.held_out, recipe.seed)
-    names, steps = pictures.names, len(pictures) // schedule.batch_size
-    if steps == 0:
-        raise UsageError(
-            f"{len(pictures)} pictures are fewer than a batch of {schedule.batch_size}",
-            hint="lower schedule.batch_size",
-        )
-    learnt = Learnt(pictures, recipe, input, rank, world)
-    if workers is None:
-        workers = spare_cores() if learnt.is_slow else 0
-    feed: Feed[tuple[int, int]] = Feed(learnt, workers, pin=accelerator.device.type == "cuda")
-    exams = {"held_out": held_out} if len(held_out) else {}
-    if unseen := recipe.data.eval_split:
-        exams[unseen] = aligned(open_data(recipe.data.name, unseen, data), names, f"{recipe.data.name} {unseen}")
-    total = len(pictures) + sum(map(len, exams.values()))
-    judges = {
-        exam: Judge(seen, learnt.side, input, accelerator.device, rank=rank, world=world, workers=workers)
-        for exam, seen in exams.items()
-    }
+    course = method.course(recipe, Place(data, accelerator.device, rank, world, workers))
+    steps = course.steps
     _seed(recipe.seed)
-    network, builder_args = new_network(recipe, len(names))
+    network, builder_args = new_network(recipe, course.builder_args)
+    network = method.prepare(network)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    network, optimizer = accelerator.prepare(network, _optimizer(network, recipe.optimizer))
+    network, optimizer = accelerator.prepare(network, _optimizer(method.groups(network), recipe.optimizer))
     bare = accelerator.unwrap_model(network)
     model = cast(nn.Module, torch.compile(network, dynamic=False)) if recipe.compile else network
     average = Average(bare, recipe.optimizer.ema) if recipe.optimizer.ema else None
-    teacher = Teacher(recipe.distill, method, len(names), input, accelerator.device) if recipe.distill else None
-    lesson = teacher.loss if teacher else method.loss
-    change = _changes(recipe.augment, len(names), accelerator.device)
-    mean, std = (torch.tensor(v, device=accelerator.device).view(1, -1, 1, 1) for v in (input.mean, input.std))
+    course.begin()
 
     with accelerator.main_process_first():
         is_resumed = folder.claim(out, recipe)
@@ -146,7 +125,7 @@ def train(
     else:
         method.start(bare)
     first_epoch, first_step, best = facts["epoch"], facts["step"], facts["best"]
-    provenance = {"recipe": json.loads(recipe.to_json()), "labels": names, "environment": folder.environment()}
+    provenance = {"recipe": json.loads(recipe.to_json()), **course.facts, "environment": folder.environment()}
     if is_main:
         folder.forget_after(out, first_epoch)
         folder.note_start(out, recipe, world, first_epoch, first_step)
@@ -179,31 +158,29 @@ def train(
             started, seen, losses = time.monotonic(), 0, []
             method.start_epoch(bare, epoch, schedule.epochs)
             bare.train()
-            for step, batch in enumerate(feed([(epoch, at) for at in range(first_step, steps)]), first_step):
+            for step, lesson in enumerate(course.batches(epoch, first_step), first_step):
                 seed_everything(recipe.seed, STEP, epoch, step, rank)
                 lr = learning_rate(schedule, recipe.optimizer.lr, epoch, step / steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group.get("lr_scale", 1.0)  # timm's layer decay
-                parts = zip(batch.images.chunk(accumulate), batch.labels.chunk(accumulate), strict=True)
-                for part, (raw, labels) in enumerate(parts):
-                    x = normalise(raw.to(accelerator.device, non_blocking=True), mean, std, recipe.channels_last)
-                    x, y = change(x, labels.to(accelerator.device, non_blocking=True))
+                for at, part in enumerate(lesson.parts(accumulate)):
                     with accelerator.autocast():
-                        loss = lesson(model, x, y) / accumulate
-                    with accelerator.no_sync(network) if part < accumulate - 1 else nullcontext():
+                        loss = course.loss(model, part) / accumulate
+                    with accelerator.no_sync(network) if at < accumulate - 1 else nullcontext():
                         accelerator.backward(loss)
                     losses.append(loss.detach())
                 if recipe.optimizer.clip_norm:
                     accelerator.clip_grad_norm_(bare.parameters(), recipe.optimizer.clip_norm)
                 optimizer.step()
+                method.after_step(bare, epoch * steps + step + 1)
                 if average:
                     average.update(bare, epoch * steps + step + 1)
                 if step < steps - 1:  # the epoch's last gradients are kept for the method's report
                     optimizer.zero_grad()
                 seen += schedule.batch_size
-                if batch.bad:
-                    bad |= dict.fromkeys(batch.bad)
-                    folder.note_bad_files(out, rank, bad, total, recipe.data.bad_share)
+                if lesson.bad:
+                    bad |= dict.fromkeys(lesson.bad)
+                    folder.note_bad_files(out, rank, bad, course.count, recipe.data.bad_share)
 
                 ended, looks = step == steps - 1, (step + 1) % WATCH == 0
                 if ended or looks:
@@ -227,12 +204,11 @@ def train(
             optimizer.zero_grad()
             if (epoch + 1) % schedule.evaluate_every == 0 or epoch + 1 == schedule.epochs:
                 with average.applied(bare) if average else nullcontext():
-                    for exam, judge in judges.items():
-                        figures |= {f"{exam}_{name}": value for name, value in judge(bare).items()}
-                        bad |= judge.bad
+                    figures |= course.measure(bare)
+                bad |= course.bad
                 if bad:
-                    folder.note_bad_files(out, rank, bad, total, recipe.data.bad_share)
-                if judges and (main := figures[f"{next(iter(judges))}_top1"]) > best:
+                    folder.note_bad_files(out, rank, bad, course.count, recipe.data.bad_share)
+                if course.main and (main := figures[course.main]) > best:
                     best = main
                     publish("best.safetensors", epoch=epoch + 1, figures=figures)
             first_step = 0
@@ -249,7 +225,7 @@ def train(
             if asked_to_leave():
                 raise KeyboardInterrupt
 
-    finished = publish("model.safetensors", metrics=_last(out / "metrics.jsonl") if is_main else {})
+    finished = publish("model.safetensors", metrics=_last(out / "metrics.jsonl", course.main) if is_main else {})
     if events:
         events.close()
     accelerator.wait_for_everyone()
@@ -277,7 +253,7 @@ def _seed(seed: int) -> None:
     set_seed(seed)
 
 
-def _optimizer(model: nn.Module, wanted: Optimizer) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module | list[dict[str, Any]], wanted: Optimizer) -> torch.optim.Optimizer:
     """The optimizer of timm, with every parameter in one group unless decay says otherwise."""
     from timm.optim._optim_factory import create_optimizer_v2
 
@@ -298,34 +274,6 @@ def _optimizer(model: nn.Module, wanted: Optimizer) -> torch.optim.Optimizer:
     )
 
 
-def _changes(wanted: Augment, classes: int, device: torch.device) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What timm does to a normalised batch and its labels; mixing makes them (B, K) shares."""
-    from timm.data.mixup import Mixup
-    from timm.data.random_erasing import RandomErasing
-
-    erase = RandomErasing(wanted.erase, mode="pixel", device=device) if wanted.erase else None
-    mix = (
-        Mixup(
-            wanted.mixup,
-            wanted.cutmix,
-            prob=wanted.mix_prob,
-            switch_prob=wanted.switch_prob,
-            mode=wanted.mix_mode,
-            label_smoothing=0.0,  # the method's own, which also smooths mixed labels
-            num_classes=classes,
-        )
-        if wanted.mixup or wanted.cutmix
-        else None
-    )
-
-    def change(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if erase:
-            x = erase(x)
-        return mix(x, labels) if mix else (x, labels)
-
-    return change
-
-
 def _write_model(
     path: Path,
     recipe: Recipe,
@@ -335,7 +283,8 @@ def _write_model(
     facts: dict[str, Any],
 ) -> None:
     """The network for use: built anew on the CPU, filled, and put into the method's layout."""
-    network, _ = new_network(msgspec.structs.replace(recipe, init=""), builder_args["num_classes"])
+    network, _ = new_network(msgspec.structs.replace(recipe, init=""), builder_args)
+    network = method.prepare(network)
     if recipe.channels_last:  # the order in which a layer's scale is summed up
         network = network.to(memory_format=torch.channels_last)
     network.load_state_dict(state)
@@ -353,10 +302,10 @@ def _events(out: Path, epoch: int) -> Any:
     return SummaryWriter(str(out), purge_step=epoch + 1)
 
 
-def _last(path: Path) -> dict[str, Any]:
+def _last(path: Path, main: str) -> dict[str, Any]:
     """What the last epoch measured, as far as a run that was stopped and resumed measures the very same."""
     logged = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
-    return {key: logged[key] for key in ("epoch", "held_out_top1") if key in logged}
+    return {key: logged[key] for key in ("epoch", main) if key in logged}
 
 
 @contextmanager

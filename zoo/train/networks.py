@@ -19,15 +19,19 @@ __all__ = ["Teacher", "input_of", "new_network", "normalise"]
 TIMM = "timm:"
 
 
-def new_network(recipe: Recipe, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+def new_network(recipe: Recipe, args: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a recipe with its first weights, and the arguments it was built with.
+
+    Args:
+        recipe: Whose.
+        args: What the data says about the network; the recipe's own arguments come before it.
 
     Raises:
         UnknownName: No such network.
         UsageError: Arguments that it does not take, or it cannot recompute activations.
         WeightsUnavailable, IntegrityError: `init` cannot be had, or is of another network.
     """
-    args = {"num_classes": classes, **recipe.model_args}
+    args = {**args, **recipe.model_args}
     network = _build(recipe.model, recipe.init, args)
     if recipe.checkpointing:
         try:

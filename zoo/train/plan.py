@@ -1,6 +1,7 @@
 """What a training would be: its recipe in full, its size, its steps, and about how much memory it takes."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from zoo.data.sources import Samples, open_data
+from zoo.data.sources import Samples
 from zoo.errors import InputError
 from zoo.registry.names import resolve
-from zoo.train.feed import picture_side
+from zoo.train.course import PictureCourse, Place
 from zoo.train.methods import new_method
 from zoo.train.networks import TIMM, input_of, new_network
 from zoo.train.recipe import Recipe
@@ -24,8 +25,8 @@ MOMENTS = {"sgd": 1, "lion": 1}  # tensors that an optimizer keeps beside each w
 def plan(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
     """The resolved recipe and, for one process, parameters, steps and bytes of memory.
 
-    Pictures and steps are None where the data is not there. Activations are those of one real forward pass, scaled to
-    the batch; what libraries take for themselves is left out.
+    Examples and steps are None where the data is not there. Activations are those of one real forward pass, of
+    two pictures scaled to the batch where it is pictures; what libraries take for themselves is left out.
 
     Args:
         recipe: What would be done.
@@ -34,46 +35,58 @@ def plan(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
     Raises:
         UnknownName, UsageError: The recipe names what does not exist.
     """
-    new_method(recipe.method, **recipe.method_args)
-    input = input_of(recipe.model)
+    method = new_method(recipe.method, **recipe.method_args)
+    cpu = torch.device("cpu")
     try:
-        pictures = open_data(recipe.data.name, recipe.data.split, data)
+        course = method.course(recipe, Place(data, cpu))
     except InputError:
-        pictures = None
-    side = picture_side(pictures, recipe.data.size, input) if pictures else recipe.data.size or input.size[1]
-    classes = len(pictures.names) if pictures else _classes(recipe)
-    network, _ = new_network(msgspec.structs.replace(recipe, init=""), classes)
-    learnt = len(pictures) - recipe.data.held_out if pictures else None
-    steps = learnt // recipe.schedule.batch_size if learnt is not None else None
+        course = None
+    network, args = new_network(
+        msgspec.structs.replace(recipe, init=""), course.builder_args if course else _assumed(recipe)
+    )
+    network = method.prepare(network)
     weights = sum(parameter.nbytes for parameter in network.parameters())
-    batch = recipe.schedule.batch_size // recipe.schedule.accumulate
+    schedule = recipe.schedule
+    if course is None or isinstance(course, PictureCourse):
+        learnt = course.learnt if course else None
+        input = input_of(recipe.model)
+        side = learnt.side if learnt else recipe.data.size or input.size[1]
+        held = 0 if learnt is None or isinstance(learnt.data, Samples) else learnt.data.images.nbytes
+        pair = torch.rand(2, input.size[0], side, side)  # batch norm needs two
+        one = _kept(network, lambda: network(pair), recipe.precision) // 2
+        activations = one * (schedule.batch_size // schedule.accumulate)
+    else:
+        course.begin()
+        part = next(course.batches(0, 0)).parts(schedule.accumulate)[0]
+        held, activations = 0, _kept(network, lambda: course.loss(network, part), recipe.precision)
     memory = {
         "weights": weights,
         "gradients": weights,
         "optimizer": weights * MOMENTS.get(recipe.optimizer.name, 2),
         "average": weights if recipe.optimizer.ema else 0,
-        "pictures": 0 if pictures is None or isinstance(pictures, Samples) else pictures.images.nbytes,
-        "activations": _activations(network, (input.size[0], side, side), recipe.precision) * batch,
+        "pictures": held,
+        "activations": activations,
     }
     return {
         **msgspec.to_builtins(recipe),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "classes": classes,
-        "pictures": learnt,
-        "steps_per_epoch": steps,
-        "steps": steps * recipe.schedule.epochs if steps is not None else None,
+        "classes": args.get("num_classes"),
+        "examples": course.steps * schedule.batch_size if course else None,
+        "steps_per_epoch": course.steps if course else None,
+        "steps": course.steps * schedule.epochs if course else None,
         "memory_bytes": {**memory, "total": sum(memory.values())},
     }
 
 
-def _classes(recipe: Recipe) -> int:
-    """Classes where the data does not tell: the recipe's, else the card's."""
-    card_args = {} if recipe.model.startswith(TIMM) else resolve(recipe.model).builder_args
-    return int((card_args | recipe.model_args).get("num_classes", 1000))
+def _assumed(recipe: Recipe) -> dict[str, Any]:
+    """What the data would say of the network, as far as the recipe or the card knows."""
+    card_args = {"num_classes": 1000} if recipe.model.startswith(TIMM) else resolve(recipe.model).builder_args
+    known = card_args | recipe.model_args
+    return {"num_classes": known["num_classes"]} if "num_classes" in known else {}
 
 
-def _activations(network: nn.Module, shape: tuple[int, int, int], precision: str) -> int:
-    """Bytes that one picture's forward pass keeps for the backward pass."""
+def _kept(network: nn.Module, forward: Callable[[], Tensor], precision: str) -> int:
+    """Bytes that a forward pass keeps for the backward pass."""
     own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, int] = {}
 
@@ -83,10 +96,9 @@ def _activations(network: nn.Module, shape: tuple[int, int, int], precision: str
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    count = 2  # batch norm needs two
     lower = torch.autocast("cpu", torch.bfloat16) if precision != "no" else contextlib.nullcontext()
     network.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), lower:
-        answer = network(torch.rand(count, *shape))
+        answer = forward()
     del answer
-    return sum(kept.values()) // count
+    return sum(kept.values())

@@ -2,17 +2,35 @@
 
 import importlib
 import pkgutil
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from zoo.errors import UnknownName, UsageError
 
+if TYPE_CHECKING:
+    from zoo.train.course import Course, Place
+    from zoo.train.recipe import Recipe
+
 __all__ = ["Method", "method_names", "new_method"]
 
 
-class Method(Protocol):
-    """The points at which a paper differs from plain supervised training."""
+class Method:
+    """The points at which a paper differs from plain supervised training; what it does not say is as here."""
+
+    def course(self, recipe: "Recipe", place: "Place") -> "Course":
+        """What is learnt and how it is judged."""
+        from zoo.train.course import PictureCourse
+
+        return PictureCourse(recipe, self, place)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """What is trained and kept in checkpoints: the network, or a module that holds it beside an average of it."""
+        return model
+
+    def groups(self, model: nn.Module) -> nn.Module | list[dict[str, Any]]:
+        """What the optimizer moves: the model, or groups of "params" with an "lr_scale" and a "weight_decay"."""
+        return model
 
     def start(self, model: nn.Module) -> None:
         """Change the first weights of a training that begins; one that is resumed passes this over."""
@@ -21,13 +39,19 @@ class Method(Protocol):
         """Move schedules of the method to an epoch, counted from 0."""
 
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch: (B, C, H, W) images, (B,) labels."""
+        """Mean loss of a batch: (B, C, H, W) images, (B,) labels or (B, K) shares. A course of its own may not ask."""
+        raise NotImplementedError
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Follow the weights after step number `step` of the training, counted from 1."""
 
     def report(self, model: nn.Module) -> dict[str, float]:
         """Figures to log at the end of an epoch, while the last gradients are still there."""
+        return {}
 
     def export(self, model: nn.Module) -> tuple[dict[str, Tensor], str]:
-        """Tensors of the finished checkpoint and the name of their layout."""
+        """Tensors of the finished checkpoint, out of what `prepare` gave, and the name of their layout."""
+        return {key: value.contiguous() for key, value in model.state_dict().items()}, "float"
 
 
 def method_names() -> list[str]:
@@ -44,7 +68,7 @@ def new_method(name: str, **args: Any) -> Method:
     """
     if name not in method_names():
         raise UnknownName(f"no method {name!r}", hint=f"one of {', '.join(method_names())}")
-    kind = importlib.import_module(f"{__name__}.{name}").Method
+    kind: type[Method] = importlib.import_module(f"{__name__}.{name}").Method
     try:
         return kind(**args)
     except (TypeError, ValueError) as error:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from zoo.layers.binary import BinaryConv2d, reste_power
 from zoo.layers.packing import FORMAT, pack
 from zoo.metrics.binary import estimating_error, gradient_stability
+from zoo.train import methods
 
 __all__ = ["Method"]
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(methods.Method):
     """Cross-entropy through the estimator, and the paper's two indicators in the log.
 
     Args:
