@@ -55,9 +55,7 @@ def span_ious(start: Tensor, end: Tensor, duration: Tensor, steps: int) -> Tenso
     return (shared / union.clamp(min=1e-12)).triu()
 
 
-def span_loss(
-    scores: Tensor, ious: Tensor, valid: Tensor, *, low: float = 0.0, high: float = 1.0
-) -> Tensor:
+def span_loss(scores: Tensor, ious: Tensor, valid: Tensor, *, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Binary cross-entropy between the scores of all spans and their IoU with the truth.
 
     Args:

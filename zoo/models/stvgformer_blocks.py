@@ -20,6 +20,8 @@ __all__ = [
     "Resizer",
     "TemporalHead",
     "proposal_map",
+    "spatial_mean",
+    "valid_spans",
 ]
 
 
@@ -92,9 +94,7 @@ class DecoderLayer(FeedForward):
         if hasattr(self, "self_attn"):
             placed = query + query_position
             query = self.norm1(query + self.dropout(self.self_attn(placed, placed, query)))
-        found, weights = self.cross_attn_image.with_weights(
-            query + query_position, memory + position, memory, padding
-        )
+        found, weights = self.cross_attn_image.with_weights(query + query_position, memory + position, memory, padding)
         query = self.norm3(query + self.dropout(found))
         return self.norm4(query + self.dropout(super().forward(query))), weights
 
