@@ -15,7 +15,7 @@ from zoo.data.zooclips import ACTIONS, GROUNDS, LANES, STRIDE, TOPS, Person, Pos
 __all__ = ["KINDS", "SPLITS", "Clip", "Part", "Scene", "film_scene", "plan_scene"]
 
 KINDS = ("S", "D", "SD")
-SPLITS = {"train": range(100_000, 103_000), "test": range(500_000, 500_300)}
+SPLITS = {"train": range(100_000, 103_000), "val": range(400_000, 400_100), "test": range(500_000, 500_300)}
 PART = (0.25, 0.42)  # of T: the shortest and the longest action
 HALF = {"walk_left": STRIDE / 2, "walk_right": -STRIDE / 2}  # where a walk begins, so that it passes its lane half-way
 
@@ -54,7 +54,11 @@ class Scene:
     @property
     def sentence(self) -> str:
         """True of the target, in the asked part, and of nobody else."""
-        return f"the person in {self.people[0].top} {ACTIONS[self.span.action]}"
+        return self.sentence_of(0, self.asked)
+
+    def sentence_of(self, person: int, part: int) -> str:
+        """What somebody wears and does in one of the two parts; others may wear and do the same."""
+        return f"the person in {self.people[person].top} {ACTIONS[self.parts[person][part].action]}"
 
     @property
     def span(self) -> Part:
@@ -104,12 +108,14 @@ def plan_scene(seed: int, frames: int = 10) -> Scene:
     return Scene(seed, kind, ground, people, parts, asked, frames)
 
 
-def film_scene(scene: Scene, side: int = 64) -> Clip:
-    """The film of a scene."""
+def film_scene(scene: Scene, side: int = 64, only: int | None = None) -> Clip:
+    """The film of a scene, or one frame of it, whose grain is another than in the film."""
     poses = [list(_poses(parts, scene.frames)) for parts in scene.parts]
+    if only is not None:
+        poses = [of_one[only : only + 1] for of_one in poses]
     rng = np.random.default_rng((scene.seed, 1))
     frames, drawn = render(scene.ground, scene.people, poses, side, rng)
-    boxes = np.zeros((len(poses), scene.frames, 4), np.float32)
+    boxes = np.zeros((*drawn.shape[:2], 4), np.float32)
     for person, film in enumerate(drawn):
         for t, pixels in enumerate(film):
             box = tight_box(pixels)

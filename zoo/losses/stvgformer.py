@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attentive_loss", "box_giou", "box_losses", "guided_attention_loss", "span_ious", "span_loss"]
+__all__ = [
+    "attentive_loss",
+    "box_giou",
+    "box_losses",
+    "guided_attention_loss",
+    "span_ious",
+    "span_loss",
+    "steps_inside",
+]
 
 
 def box_losses(boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,6 +61,12 @@ def span_ious(start: Tensor, end: Tensor, duration: Tensor, steps: int) -> Tenso
     shared = (torch.minimum(last, end) - torch.maximum(first, start)).clamp(min=0)
     union = (last - first) + (end - start) - shared
     return (shared / union.clamp(min=1e-12)).triu()
+
+
+def steps_inside(start: Tensor, end: Tensor, duration: Tensor, steps: int) -> Tensor:
+    """(B, T), True for steps whose centre lies in the true span; arguments as in `span_ious`."""
+    centre = (torch.arange(steps, device=start.device) + 0.5) / steps * duration[:, None]
+    return (centre >= start[:, None]) & (centre < end[:, None])
 
 
 def span_loss(scores: Tensor, ious: Tensor, valid: Tensor, *, low: float = 0.0, high: float = 1.0) -> Tensor:

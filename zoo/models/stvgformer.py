@@ -40,14 +40,14 @@ class Encoded:
 
     Attributes:
         static: (B, T, N, D) features of frames.
-        dynamic: (B, T, N, D) features of clips, on the same grid.
+        dynamic: (B, T, N, D) features of clips, on the same grid; None where only the static stream is to look.
         grid: h and w.
         padding: (B, h, w).
         time_padding: (B, T); None where no step is padding.
     """
 
     static: Tensor
-    dynamic: Tensor
+    dynamic: Tensor | None
     grid: tuple[int, int]
     padding: Tensor
     time_padding: Tensor | None = None
@@ -59,17 +59,20 @@ class Grounding:
 
     Attributes:
         boxes: (B, T, 4): centre, width and height as shares of the un-padded picture's sides.
-        scores: (B, T, T) logits: row i, column j for the span from step i to step j, both included.
-        attention: (B, T) logits of the steps that matter.
+        scores: (B, T, T) logits: row i, column j for the span from step i to step j, both included; None where the
+            static stream looked alone.
+        attention: (B, T) logits of the steps that matter; None likewise.
         earlier_boxes: The same boxes as earlier layers had them.
         looked: Of each layer, (B, T, N): where the static stream looked; sums to at most 1, the rest went to words.
+        grid: h and w of the N places.
     """
 
     boxes: Tensor
-    scores: Tensor
-    attention: Tensor
+    scores: Tensor | None
+    attention: Tensor | None
     earlier_boxes: list[Tensor]
     looked: list[Tensor]
+    grid: tuple[int, int]
 
 
 class STVGFormer(nn.Module):
@@ -163,9 +166,20 @@ class STVGFormer(nn.Module):
         """Keep less for the backward pass and compute it again."""
         self.checkpointing = enable
 
-    def forward(self, frames: Tensor, clips: Tensor | None, words: Words, padding: Tensor | None = None) -> Grounding:
+    def forward(
+        self,
+        frames: Tensor,
+        words: Words,
+        clips: Tensor | None = None,
+        padding: Tensor | None = None,
+        time_padding: Tensor | None = None,
+        *,
+        clip_features: Tensor | None = None,
+        static_only: bool = False,
+    ) -> Grounding:
         """Encode and ground at once; see `encode` and `ground`."""
-        return self.ground(self.encode(frames, clips, padding), words)
+        video = self.encode(frames, clips, padding, time_padding, clip_features=clip_features, static_only=static_only)
+        return self.ground(video, words)
 
     def encode(
         self,
@@ -174,44 +188,51 @@ class STVGFormer(nn.Module):
         padding: Tensor | None = None,
         time_padding: Tensor | None = None,
         *,
+        clip_features: Tensor | None = None,
+        static_only: bool = False,
         chunk: int | None = None,
     ) -> Encoded:
         """What does not depend on the sentence.
 
         Args:
             frames: (B, T, 3, H, W).
-            clips: (B, T, 3, K, H, W); None where `clip.frames` is 0.
+            clips: (B, T, 3, K, H, W); none where `clip.frames` is 0.
             padding: (B, H, W), at the right and the bottom.
             time_padding: (B, T), at the end.
+            clip_features: (B, T, C, h', w') of `video_encoder`, in place of clips.
+            static_only: Leave the dynamic stream out.
             chunk: Frames and clips encoded at once; all by default.
 
         Raises:
-            ValueError: Clips are missing, or too many.
+            ValueError: Clips are missing, or there are some where none are wanted.
         """
-        if (clips is None) == bool(self.clip.frames):
-            raise ValueError(f"this network takes {'clips' if self.clip.frames else 'no clips'} beside frames")
-        maps = torch.cat([self.encode_frames(part) for part in _parts(frames.flatten(0, 1), chunk)])
+        maps = torch.cat(
+            [self.input_proj(self.backbone(FRAMES.normalise(part))) for part in _parts(frames.flatten(0, 1), chunk)]
+        )
         grid = (maps.shape[-2], maps.shape[-1])
-        if clips is None:
-            seen = self.encode_clip(frames.transpose(1, 2), grid)
-        else:
-            seen = torch.cat([self.encode_clip(part, grid) for part in _parts(clips.flatten(0, 1), chunk)])
         if padding is None:
             padding = torch.zeros(len(frames), *grid, dtype=torch.bool, device=maps.device)
         else:
             padding = F.interpolate(padding[:, None].float(), grid)[:, 0] > 0.5  # the nearest pixel's
         static = maps.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
-        return Encoded(static, seen.unflatten(0, frames.shape[:2]), grid, padding, time_padding)
+        dynamic = None
+        if not static_only:
+            if clip_features is None:
+                clip_features = self.encode_clips(frames, clips, chunk=chunk)
+            seen = self.video_proj(clip_features.flatten(0, 1).movedim(1, -1)).movedim(-1, 1)
+            dynamic = _on_grid(seen, grid).flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
+        return Encoded(static, dynamic, grid, padding, time_padding)
 
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        """(M, 3, H, W) to (M, D, h, w)."""
-        return self.input_proj(self.backbone(FRAMES.normalise(frames)))
-
-    def encode_clip(self, clips: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(M, 3, K, H, W) to (M, N, D); where clips are the sampled frames, (B, 3, T, H, W) to (B T, N, D)."""
-        features = self.video_encoder(self.clip.statistics.normalise(clips))  # (M, C, h', w')
-        features = self.video_proj(features.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, features.shape[2:])
-        return _on_grid(features, grid).flatten(2).transpose(1, 2)
+    def encode_clips(self, frames: Tensor, clips: Tensor | None, *, chunk: int | None = None) -> Tensor:
+        """What the clip encoder sees around each frame, (B, T, C, h', w'); arguments and errors as in `encode`."""
+        if (clips is None) == bool(self.clip.frames):
+            raise ValueError(f"this network takes {'clips' if self.clip.frames else 'no clips'} beside frames")
+        normalise = self.clip.statistics.normalise
+        if clips is None:
+            seen = self.video_encoder(normalise(frames.transpose(1, 2)))
+        else:
+            seen = torch.cat([self.video_encoder(normalise(part)) for part in _parts(clips.flatten(0, 1), chunk)])
+        return seen.unflatten(0, frames.shape[:2])
 
     def encode_words(self, words: Words) -> Tensor:
         """(B, L, D)."""
@@ -240,43 +261,21 @@ class STVGFormer(nn.Module):
             self.static["decoder"].layers, self.dynamic["layers"], self.collab, strict=True
         ):
             query, weights = self._run(decoder, query, self.query_embed.weight[None], memory, position, padding)
-            attention = weights[:, 0, :places].unflatten(0, (-1, frames))  # (B, T, N)
-            state, spoken = self._run(dynamic, state, spoken, place, time, space, video.time_padding, words.padding)
             told = query[:, 0].unflatten(0, (-1, frames))  # (B, T, D)
-            if self.d2s:
-                told = collab.dynamic_to_static(told, state, time, space, video.time_padding)
-            if self.s2d:
-                state = collab.static_to_dynamic(state, attention)
+            attention = weights[:, 0, :places].unflatten(0, (-1, frames))  # (B, T, N)
+            if state is not None:
+                state, spoken = self._run(dynamic, state, spoken, place, time, space, video.time_padding, words.padding)
+                if self.d2s:
+                    told = collab.dynamic_to_static(told, state, time, space, video.time_padding)
+                if self.s2d:
+                    state = collab.static_to_dynamic(state, attention)
             query = told.flatten(0, 1)[:, None]
             boxes.append(self._boxes(told, attention, video.padding))
             looked.append(attention)
-        scores, steps = self.temporal_head(spatial_mean(state, space), video.time_padding)
-        return Grounding(boxes[-1], scores, steps, boxes[:-1], looked)
-
-    def locate(self, frames: Tensor, words: Words) -> tuple[list[Tensor], list[Tensor]]:
-        """The static stream alone, without the blocks, on pictures that each have a sentence of their own.
-
-        Args:
-            frames: (M, 3, H, W).
-            words: M sentences.
-
-        Returns:
-            Of each layer, boxes (M, 4), and where it looked (M, N).
-        """
-        maps = self.encode_frames(frames)
-        static = maps.flatten(2).transpose(1, 2)[:, None]
-        padding = torch.zeros(len(frames), *maps.shape[-2:], dtype=torch.bool, device=maps.device)
-        video = Encoded(static, static, (maps.shape[-2], maps.shape[-1]), padding)
-        text = self.encode_words(words)
-        memory, position, masked = self._static_memory(video, text, words.padding, sine_2d(padding, self.dim), None)
-        query = text.new_zeros(len(memory), 1, self.dim)
-        boxes, looked = [], []
-        for decoder in self.static["decoder"].layers:
-            query, weights = decoder(query, self.query_embed.weight[None], memory, position, masked)
-            attention = weights[:, :, : static.shape[2]]
-            boxes.append(self._boxes(query, attention, padding)[:, 0])
-            looked.append(attention[:, 0])
-        return boxes, looked
+        scores, steps = None, None
+        if state is not None:
+            scores, steps = self.temporal_head(spatial_mean(state, space), video.time_padding)
+        return Grounding(boxes[-1], scores, steps, boxes[:-1], looked, video.grid)
 
     def _static_memory(
         self, video: Encoded, text: Tensor, text_padding: Tensor, place: Tensor, chunk: int | None
