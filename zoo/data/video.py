@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zoo import settings
 from zoo.errors import InputError
 
-__all__ = ["VIDEO_SUFFIXES", "Frame", "VideoReader", "VideoWriter", "is_video"]
+__all__ = ["VIDEO_SUFFIXES", "Frame", "VideoReader", "VideoWriter", "frame_times", "is_video"]
 
 VIDEO_SUFFIXES = frozenset([".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"])
 TICKS = 90_000  # time stamps a second in what is written
@@ -133,6 +133,29 @@ class VideoReader:
         return float(self._container.duration or 0) / 1e6 if alone else 0.0
 
 
+def frame_times(path: str | Path) -> NDArray[np.float64]:
+    """When each frame of a video is shown: (F,) seconds from its first one, rising; nothing is decoded for it.
+
+    Raises:
+        InputError: It cannot be opened, has no picture, or PyAV is not installed.
+    """
+    with VideoReader(path) as reader:
+        rate = float(reader.rate)
+    av = _av()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            ticks = [packet.pts if packet.pts is not None else packet.dts for packet in packets]
+            scale = float(stream.time_base)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _damaged(str(path), error) from error
+    if None in ticks:  # a stream that does not say; its average rate has to do
+        return np.arange(len(ticks)) / rate
+    times = np.sort(np.array(ticks, np.float64)) * scale
+    return times - times[0]
+
+
 def _upright(frame: Any) -> NDArray[np.uint8]:
     matrix = "ITU709" if frame.colorspace == UNTAGGED and frame.height >= HD else None
     pixels = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
@@ -162,7 +185,11 @@ class VideoWriter:
         self._part = path.with_name(f"{path.stem}.part{path.suffix}")
         self._sound = None
         self._packets: Iterator[Any] = iter(())
-        self._container = av.open(str(self._part), "w")
+        for_browsers = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".m4v", ".mov") else {}
+        try:
+            self._container = av.open(str(self._part), "w", container_options=for_browsers)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be written: {error.strerror or error}", hint="check the folder") from None
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
         self._stream.width, self._stream.height = (side + side % 2 for side in size)
         self._stream.pix_fmt = "yuv420p"

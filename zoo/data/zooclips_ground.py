@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zoo.data.zooclips import ACTIONS, GROUNDS, LANES, STRIDE, TOPS, Person, Pose, new_person, pose, render, tight_box
 
-__all__ = ["KINDS", "SPLITS", "Clip", "Part", "Scene", "film_scene", "plan_scene"]
+__all__ = ["KINDS", "SPLITS", "Clip", "Part", "Scene", "absent_sentence", "film_scene", "plan_scene"]
 
 KINDS = ("S", "D", "SD")
 SPLITS = {"train": range(100_000, 103_000), "val": range(400_000, 400_100), "test": range(500_000, 500_300)}
@@ -122,6 +122,22 @@ def film_scene(scene: Scene, side: int = 64, only: int | None = None) -> Clip:
             assert box is not None  # nobody leaves the picture
             boxes[person, t] = np.array(box) / side
     return Clip(scene, frames, boxes)
+
+
+def absent_sentence(scene: Scene, rng: np.random.Generator) -> str:
+    """A sentence that is true of nobody in a scene: a top that nobody wears, or something that its wearers never do."""
+    worn = {person.top for person in scene.people}
+    if rng.random() < 0.5:
+        top = str(rng.choice([top for top in TOPS if top not in worn]))
+        done: set[str] = set()
+    else:
+        top = scene.people[0].top
+        wearers = (parts for person, parts in zip(scene.people, scene.parts, strict=True) if person.top == top)
+        done = {part.action for parts in wearers for part in parts}
+    never = [action for action in ACTIONS if action not in done]
+    if not never:  # three wearers between them can do all six
+        return absent_sentence(scene, rng)
+    return f"the person in {top} {ACTIONS[str(rng.choice(never))]}"
 
 
 def _draw_actions(rng: np.random.Generator, *, without: str = "", holding: str = "") -> tuple[str, str]:

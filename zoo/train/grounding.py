@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.data.zooclips_ground import SPLITS, Clip, film_scene, plan_scene
+from zoo.data.zooclips_ground import SPLITS, Clip, absent_sentence, film_scene, plan_scene
 from zoo.errors import UsageError
 from zoo.models.stvgformer import Grounding, STVGFormer
 from zoo.models.stvgformer_encoders import read_words
@@ -18,7 +18,7 @@ from zoo.train.recipe import Recipe
 __all__ = ["Films", "GroundingMethod", "SceneCourse"]
 
 NAME = "zooclips_ground"
-ORDER, STILLS = 20, 21  # streams of chance beside the seed's own
+ORDER, STILLS, ABSENT = 20, 21, 22  # streams of chance beside the seed's own
 SIDE = 64
 
 
@@ -30,7 +30,7 @@ class Films(NamedTuple):
         sentences: B.
         boxes: (B, T, 4): centre, width and height as shares of the picture's sides.
         marked: (B, T), True where the box is annotated.
-        spans: (B, 3): start, end and the film's duration, in one unit.
+        spans: (B, 3): start, end and the film's duration, in one unit; start and end 0 where nobody is meant.
         bad: What could not be read.
     """
 
@@ -54,10 +54,12 @@ class GroundingMethod(Protocol):
     Attributes:
         static_epochs: Epochs of single frames, for the static stream alone.
         static_batch: Frames a step in them.
+        absent: Share of the films that are asked for somebody who is not there.
     """
 
     static_epochs: int
     static_batch: int
+    absent: float
 
     def grounding_loss(self, found: Grounding, truth: Films) -> Tensor:
         """Mean loss over films that lie on the network's device."""
@@ -103,7 +105,19 @@ class SceneCourse:
             if epoch < self.method.static_epochs:
                 yield self._stills(np.random.default_rng((seed, STILLS, epoch, step)), mine)
             else:
-                yield _films([film_scene(plan_scene(int(of)), SIDE) for of in order[step * size :][:size][mine]])
+                films = _films([film_scene(plan_scene(int(of)), SIDE) for of in order[step * size :][:size][mine]])
+                yield self._with_absent(films, order[step * size :][:size][mine], epoch)
+
+    def _with_absent(self, films: Films, seeds: Sequence[int], epoch: int) -> Films:
+        """The same films, some of them asked for somebody who is not there: no box, and a span of no length."""
+        sentences, marked, spans = list(films.sentences), films.marked.clone(), films.spans.clone()
+        for row, seed in enumerate(seeds):
+            rng = np.random.default_rng((self.recipe.seed, ABSENT, epoch, int(seed)))
+            if rng.random() < self.method.absent:
+                sentences[row] = absent_sentence(plan_scene(int(seed)), rng)
+                marked[row] = False
+                spans[row, :2] = 0
+        return films._replace(sentences=sentences, marked=marked, spans=spans)
 
     def _stills(self, rng: np.random.Generator, mine: slice) -> Films:
         """One frame each of scenes with three different tops, so that any of the three can be the one that is meant."""

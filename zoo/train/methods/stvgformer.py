@@ -40,11 +40,14 @@ class Method(methods.Method):
         static_epochs: Epochs at the beginning in which the static stream alone learns from single frames.
         static_batch: Frames a step in them.
         guide: Weight of the attention that should lie in the true box; the paper has none.
+        absent: Share of the films that are asked for somebody who is not there, so that low scores mean something; the
+            paper has none.
     """
 
     static_epochs: int = 0
     static_batch: int = 48
     guide: float = 0.0
+    absent: float = 0.0
 
     def course(self, recipe: "Recipe", place: "Place") -> "Course":
         from zoo.train.grounding import SceneCourse
