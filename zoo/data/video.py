@@ -23,6 +23,8 @@ VIDEO_SUFFIXES = frozenset([".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 TICKS = 90_000  # time stamps a second in what is written
 BT709, LIMITED, HD = 1, 1, 720  # codes of H.264's colour matrix and range; untagged videos this high are BT.709
 UNTAGGED = 2
+FOR_BROWSERS = (".mp4", ".m4v", ".mov")  # their index goes to the front, so that they play while they load
+PLAYED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # sound that those hold as it is
 SLACK = 0.5  # seconds that a whole video's last frame may begin before the end that its file promises
 
 
@@ -171,7 +173,8 @@ class VideoWriter:
         path: .mp4, .mov or .mkv.
         size: Width and height of the frames.
         rate: Frames a second, for players that ask.
-        sound_of: A video whose first sound track is copied, as far as its frames reach.
+        sound_of: A video whose first sound track is copied, as far as its frames reach; to AAC, where .mp4 or .mov does
+            not take it as it is.
 
     Raises:
         InputError: It cannot be written.
@@ -185,11 +188,12 @@ class VideoWriter:
         self._part = path.with_name(f"{path.stem}.part{path.suffix}")
         self._sound = None
         self._packets: Iterator[Any] = iter(())
-        for_browsers = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".m4v", ".mov") else {}
+        for_browsers = {"movflags": "+faststart"} if path.suffix.lower() in FOR_BROWSERS else {}
         try:
             self._container = av.open(str(self._part), "w", container_options=for_browsers)
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be written: {error.strerror or error}", hint="check the folder") from None
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{path} cannot be written: {reason}", hint="check the folder") from None
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
         self._stream.width, self._stream.height = (side + side % 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
@@ -210,15 +214,24 @@ class VideoWriter:
             source.close()
             return
         self._sound = source
-        copied = self._container.add_stream_from_template(source.streams.audio[0])
-        self._packets = self._sound_packets(source, copied)
+        sound = source.streams.audio[0]
+        if self.path.suffix.lower() not in FOR_BROWSERS or sound.codec_context.name in PLAYED:
+            self._packets = self._copied(source, self._container.add_stream_from_template(sound))
+        else:
+            self._packets = self._encoded_again(source, self._container.add_stream("aac", rate=sound.rate))
 
     @staticmethod
-    def _sound_packets(source: Any, copied: Any) -> Iterator[Any]:
+    def _copied(source: Any, stream: Any) -> Iterator[Any]:
         for packet in source.demux(source.streams.audio[0]):
             if packet.dts is not None:
-                packet.stream = copied
+                packet.stream = stream
                 yield packet
+
+    @staticmethod
+    def _encoded_again(source: Any, stream: Any) -> Iterator[Any]:
+        for frame in source.decode(source.streams.audio[0]):
+            yield from stream.encode(frame)
+        yield from stream.encode(None)
 
     def write(self, frame: Frame) -> None:
         """Append a frame; times rise."""

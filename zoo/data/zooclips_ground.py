@@ -5,7 +5,7 @@ The kinds separate what looks can tell from what movement can tell. T frames, S 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from zoo.data.zooclips import ACTIONS, GROUNDS, LANES, STRIDE, TOPS, Person, Pos
 
 __all__ = ["KINDS", "SPLITS", "Clip", "Part", "Scene", "absent_sentence", "film_scene", "plan_scene"]
 
-KINDS = ("S", "D", "SD")
+Kind = Literal["S", "D", "SD"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS = {"train": range(100_000, 103_000), "val": range(400_000, 400_100), "test": range(500_000, 500_300)}
 PART = (0.25, 0.42)  # of T: the shortest and the longest action
 HALF = {"walk_left": STRIDE / 2, "walk_right": -STRIDE / 2}  # where a walk begins, so that it passes its lane half-way
@@ -44,7 +46,7 @@ class Scene:
     """
 
     seed: int
-    kind: Literal["S", "D", "SD"]
+    kind: Kind
     ground: str
     people: tuple[Person, ...]
     parts: tuple[tuple[Part, Part], ...]
@@ -85,7 +87,7 @@ class Clip:
 def plan_scene(seed: int, frames: int = 10) -> Scene:
     """What the film of a seed shows; `frames` sets the lengths of its parts as well."""
     rng = np.random.default_rng(seed)
-    kind: Literal["S", "D", "SD"] = KINDS[rng.integers(3)]
+    kind = KINDS[rng.integers(3)]
     ground = str(rng.choice(list(GROUNDS)))
     lanes = rng.permutation(LANES)
     tops = [str(top) for top in rng.choice(list(TOPS), 3, replace=False)]

@@ -63,7 +63,7 @@ class Attention(nn.Module):
         """Projected and cut into heads: (B, heads, tokens, D / heads)."""
         parts = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
         projected = (F.linear(x, weight, bias) for x, weight, bias in parts)
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)
+        q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in projected)
         return q, k, v
 
     def _join(self, heads: Tensor) -> Tensor:

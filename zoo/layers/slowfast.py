@@ -129,12 +129,12 @@ class SlowFast(nn.Module):
             is_last = i == len(DEPTHS) - 1
             stride, dilation = (1, 2) if is_last and dilated else (1 if i == 0 else 2, 1)
             width = chs * 2**i
-            stages = (
+            slow_stage, fast_stage = (
                 Stage(inputs, channels, depth, kernels[i], stride, dilation)
                 for inputs, channels, kernels in zip((slow, fast), (width, width // BETA), KERNELS, strict=True)
             )
             slow, fast = 4 * width + 2 * 4 * width // BETA, 4 * width // BETA
-            parts.append(Pathways(*stages, None if is_last else fast))
+            parts.append(Pathways(slow_stage, fast_stage, None if is_last else fast))
         self.blocks = nn.ModuleList(parts)
 
     def forward(self, clips: Tensor) -> Tensor:

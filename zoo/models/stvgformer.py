@@ -22,10 +22,9 @@ from zoo.layers.attention import sine_2d, sine_time
 from zoo.models.stvgformer_blocks import (
     BoxHead,
     Collaboration,
-    Decoder,
-    DynamicLayer,
-    EncoderLayer,
+    DynamicStream,
     Resizer,
+    StaticStream,
     TemporalHead,
     spatial_mean,
 )
@@ -131,22 +130,17 @@ class STVGFormer(nn.Module):
         self.text, self.vocabulary, self.clip = text, tuple(vocabulary), CLIPS[video]
         self.checkpointing = False
 
-        self.backbone = image_encoder(image)
-        self.input_proj = nn.Conv2d(self.backbone[0].body.num_features, dim, 1)
-        self.video_encoder = video_encoder(video)
-        self.video_proj = nn.Linear(self.video_encoder.num_features, dim)
+        self.backbone, image_width = image_encoder(image)
+        self.input_proj = nn.Conv2d(image_width, dim, 1)
+        self.video_encoder, video_width = video_encoder(video)
+        self.video_proj = nn.Linear(video_width, dim)
         self.text_encoder, text_width = text_encoder(text, vocabulary)
         self.resizer = Resizer(text_width, dim, dropout)
 
         layer = (dim, heads, hidden, dropout)
-        self.static = nn.ModuleDict(
-            {
-                "encoder": nn.ModuleDict({"layers": nn.ModuleList(EncoderLayer(*layer) for _ in range(depth))}),
-                "decoder": Decoder(depth, *layer),
-            }
-        )
+        self.static = StaticStream(depth, *layer)
         self.query_embed = nn.Embedding(1, dim)
-        self.dynamic = nn.ModuleDict({"layers": nn.ModuleList(DynamicLayer(*layer) for _ in range(depth))})
+        self.dynamic = DynamicStream(depth, *layer)
         self.collab = nn.ModuleList(Collaboration(dim, heads, dropout) for _ in range(depth))
         self.bbox_embed = BoxHead(dim)
         self.temporal_head = TemporalHead(dim, map_dim, map_kernel, map_depth, mask_norm=mask_norm)
@@ -154,6 +148,18 @@ class STVGFormer(nn.Module):
             for parameter in part.parameters():
                 if parameter.ndim > 1:
                     nn.init.xavier_uniform_(parameter)
+
+    @staticmethod
+    def of(model: nn.Module) -> "STVGFormer":
+        """The network inside of what wraps it for training on many GPUs.
+
+        Raises:
+            TypeError: There is another one.
+        """
+        bare = getattr(model, "module", model)
+        if not isinstance(bare, STVGFormer):
+            raise TypeError(f"{type(bare).__name__} is no STVGFormer")
+        return bare
 
     def train(self, mode: bool = True) -> Self:
         """As in torch; but what a clip encoder's batch norms know of their training data they keep."""
@@ -214,13 +220,14 @@ class STVGFormer(nn.Module):
             padding = torch.zeros(len(frames), *grid, dtype=torch.bool, device=maps.device)
         else:
             padding = F.interpolate(padding[:, None].float(), grid)[:, 0] > 0.5  # the nearest pixel's
-        static = maps.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
+        batch = frames.shape[:2]
+        static = maps.flatten(2).transpose(1, 2).reshape(*batch, -1, self.dim)
         dynamic = None
         if not static_only:
             if clip_features is None:
                 clip_features = self.encode_clips(frames, clips, chunk=chunk)
             seen = self.video_proj(clip_features.flatten(0, 1).movedim(1, -1)).movedim(-1, 1)
-            dynamic = _on_grid(seen, grid).flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
+            dynamic = _on_grid(seen, grid).flatten(2).transpose(1, 2).reshape(*batch, -1, self.dim)
         return Encoded(static, dynamic, grid, padding, time_padding)
 
     def encode_clips(self, frames: Tensor, clips: Tensor | None, *, chunk: int | None = None) -> Tensor:
@@ -232,7 +239,7 @@ class STVGFormer(nn.Module):
             seen = self.video_encoder(normalise(frames.transpose(1, 2)))
         else:
             seen = torch.cat([self.video_encoder(normalise(part)) for part in _parts(clips.flatten(0, 1), chunk)])
-        return seen.unflatten(0, frames.shape[:2])
+        return seen.view(*frames.shape[:2], *seen.shape[1:])
 
     def encode_words(self, words: Words) -> Tensor:
         """(B, L, D)."""
@@ -257,12 +264,12 @@ class STVGFormer(nn.Module):
         query = text.new_zeros(len(memory), 1, self.dim)
         state, spoken = video.dynamic, text
         boxes, looked = [], []
-        for decoder, dynamic, collab in zip(
-            self.static["decoder"].layers, self.dynamic["layers"], self.collab, strict=True
-        ):
+        layers = zip(self.static.decoder.layers, self.dynamic.layers, self.collab, strict=True)
+        for decoder, dynamic, collab in layers:
+            assert isinstance(collab, Collaboration)
             query, weights = self._run(decoder, query, self.query_embed.weight[None], memory, position, padding)
-            told = query[:, 0].unflatten(0, (-1, frames))  # (B, T, D)
-            attention = weights[:, 0, :places].unflatten(0, (-1, frames))  # (B, T, N)
+            told = query.view(-1, frames, self.dim)
+            attention = weights[:, 0, :places].reshape(-1, frames, places)
             if state is not None:
                 state, spoken = self._run(dynamic, state, spoken, place, time, space, video.time_padding, words.padding)
                 if self.d2s:
@@ -289,14 +296,14 @@ class STVGFormer(nn.Module):
         memory = []
         tokens = torch.cat([video.static.flatten(0, 1), words], 1)
         for part, where, masked in zip(*(_parts(x, chunk) for x in (tokens, position, padding)), strict=True):
-            for layer in self.static["encoder"]["layers"]:
+            for layer in self.static.encoder.layers:
                 part = self._run(layer, part, where, masked)
             memory.append(part)
         return torch.cat(memory), position, padding
 
     def _boxes(self, query: Tensor, attention: Tensor, padding: Tensor) -> Tensor:
         """Queries (B, T, D) as boxes (B, T, 4)."""
-        logits = self.bbox_embed(self.static["decoder"].norm(query)).float()
+        logits = self.bbox_embed(self.static.decoder.norm(query)).float()
         if self.ref_point:
             centre = torch.logit(_mean_place(attention.float(), padding), 1e-4)
             logits = torch.cat([logits[..., :2] + centre, logits[..., 2:]], -1)
@@ -327,7 +334,7 @@ def _on_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _parts(x: Tensor, chunk: int | None) -> Sequence[Tensor]:
-    return x.split(chunk) if chunk else (x,)
+    return torch.split(x, chunk) if chunk else (x,)
 
 
 # what the sentences about drawn people are made of, here and in retrieval

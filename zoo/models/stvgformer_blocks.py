@@ -16,8 +16,10 @@ __all__ = [
     "Decoder",
     "DecoderLayer",
     "DynamicLayer",
+    "DynamicStream",
     "EncoderLayer",
     "Resizer",
+    "StaticStream",
     "TemporalHead",
     "proposal_map",
     "spatial_mean",
@@ -25,8 +27,8 @@ __all__ = [
 ]
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between."""
+class Feed(nn.Module):
+    """What has two linear layers with a ReLU between."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -34,8 +36,16 @@ class FeedForward(nn.Module):
         self.linear2 = nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def feed(self, x: Tensor) -> Tensor:
+        """(..., D) through both."""
         return self.linear2(self.dropout(self.linear1(x).relu()))
+
+
+class FeedForward(Feed):
+    """Those layers and nothing else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.feed(x)
 
 
 class Resizer(nn.Module):
@@ -51,7 +61,7 @@ class Resizer(nn.Module):
         return self.dropout(self.layer_norm(self.fc(x)))
 
 
-class EncoderLayer(FeedForward):
+class EncoderLayer(Feed):
     """DETR's encoder layer: tokens look at each other."""
 
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
@@ -64,10 +74,10 @@ class EncoderLayer(FeedForward):
         """(B, tokens, D) to the same."""
         placed = x + position
         x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, padding)))
-        return self.norm2(x + self.dropout(super().forward(x)))
+        return self.norm2(x + self.dropout(self.feed(x)))
 
 
-class DecoderLayer(FeedForward):
+class DecoderLayer(Feed):
     """MDETR's decoder layer: queries look at the encoder's tokens.
 
     Args:
@@ -96,7 +106,7 @@ class DecoderLayer(FeedForward):
             query = self.norm1(query + self.dropout(self.self_attn(placed, placed, query)))
         found, weights = self.cross_attn_image.with_weights(query + query_position, memory + position, memory, padding)
         query = self.norm3(query + self.dropout(found))
-        return self.norm4(query + self.dropout(super().forward(query))), weights
+        return self.norm4(query + self.dropout(self.feed(query))), weights
 
 
 class Decoder(nn.Module):
@@ -112,6 +122,31 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
 
+class Encoder(nn.Module):
+    """Encoder layers."""
+
+    def __init__(self, depth: int, dim: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, hidden, dropout) for _ in range(depth))
+
+
+class StaticStream(nn.Module):
+    """The encoder over a frame's places and the words, and the decoder with one query a frame."""
+
+    def __init__(self, depth: int, dim: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = Encoder(depth, dim, heads, hidden, dropout)
+        self.decoder = Decoder(depth, dim, heads, hidden, dropout)
+
+
+class DynamicStream(nn.Module):
+    """Layers over all frames and the words."""
+
+    def __init__(self, depth: int, dim: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DynamicLayer(dim, heads, hidden, dropout) for _ in range(depth))
+
+
 class DynamicLayer(nn.Module):
     """One layer of the dynamic stream, eq. (1) and figure 3b: space, time, words, and each for the other."""
 
@@ -124,8 +159,9 @@ class DynamicLayer(nn.Module):
         self.l2v_attn = Attention(dim, heads, dropout)
         self.ffn_v = FeedForward(dim, hidden, dropout)
         self.ffn_l = FeedForward(dim, hidden, dropout)
-        for name in ("s", "t", "l", "vc", "lc", "vf", "lf"):
-            self.add_module(f"norm_{name}", nn.LayerNorm(dim))
+        self.norm_s, self.norm_t, self.norm_l = (nn.LayerNorm(dim) for _ in range(3))
+        self.norm_vc, self.norm_lc = (nn.LayerNorm(dim) for _ in range(2))
+        self.norm_vf, self.norm_lf = (nn.LayerNorm(dim) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -149,16 +185,16 @@ class DynamicLayer(nn.Module):
             time_padding: (B, T).
             text_padding: (B, L).
         """
-        frames, places = video.shape[1], video.shape[2]
+        frames, places, dim = video.shape[1:]
 
-        flat, where = video.flatten(0, 1), _each(place.expand(len(video), -1, -1), frames)  # (B T, N, D)
-        placed = flat + where
+        flat = video.flatten(0, 1)  # (B T, N, D)
+        placed = flat + place.expand(len(video), -1, -1).repeat_interleave(frames, 0)
         flat = self.norm_s(flat + self.dropout(self.spatial_attn(placed, placed, flat, _each(space_padding, frames))))
 
-        lines = flat.unflatten(0, (-1, frames)).transpose(1, 2).flatten(0, 1)  # (B N, T, D)
+        lines = flat.view(-1, frames, places, dim).transpose(1, 2).flatten(0, 1)  # (B N, T, D)
         timed = lines + time
         lines = self.norm_t(lines + self.dropout(self.temporal_attn(timed, timed, lines, _each(time_padding, places))))
-        video = lines.unflatten(0, (-1, places)).transpose(1, 2)
+        video = lines.view(-1, places, frames, dim).transpose(1, 2)
 
         text = self.norm_l(text + self.dropout(self.text_attn(text, text, text, text_padding)))
         pooled = spatial_mean(video, space_padding)  # (B, T, D)
@@ -169,7 +205,7 @@ class DynamicLayer(nn.Module):
 
         tokens = self.norm_vf(tokens + self.dropout(self.ffn_v(tokens)))
         text = self.norm_lf(text + self.dropout(self.ffn_l(text)))
-        return tokens.unflatten(1, (frames, places)), text
+        return tokens.view(-1, frames, places, dim), text
 
 
 class Collaboration(nn.Module):
@@ -207,7 +243,7 @@ class Collaboration(nn.Module):
         frames = query.shape[1]
         flat = video.flatten(0, 1)  # (B T, N, D)
         found = self.cross_attn(query.flatten(0, 1)[:, None], flat, flat, _each(space_padding, frames))
-        query = self.norm_q1(query + self.dropout(found[:, 0].unflatten(0, (-1, frames))))
+        query = self.norm_q1(query + self.dropout(found.view(query.shape)))
         timed = query + time
         return self.norm_q2(query + self.dropout(self.mix_attn(timed, timed, query, time_padding)))
 
@@ -238,9 +274,9 @@ class TemporalHead(nn.Module):
         super().__init__()
         self.mask_norm = mask_norm
         half = kernel // 2
-        paddings = [depth * half] + [0] * (depth - 1) if mask_norm else [half] * depth
+        self.paddings = [depth * half] + [0] * (depth - 1) if mask_norm else [half] * depth
         self.proj = nn.Linear(dim, map_dim)
-        self.convs = nn.ModuleList(nn.Conv2d(map_dim, map_dim, kernel, padding=padding) for padding in paddings)
+        self.convs = nn.ModuleList(nn.Conv2d(map_dim, map_dim, kernel, padding=padding) for padding in self.paddings)
         self.predict = nn.Conv2d(map_dim, 1, 1)
         self.attn_score = nn.Linear(map_dim, 1)
 
@@ -258,11 +294,12 @@ class TemporalHead(nn.Module):
         """The map (B, D, T, T) through the convolutions; `there` (B, T, T) is True where a span is one."""
         mask = there[:, None].to(spans.dtype)
         spans = spans * mask
-        for conv in self.convs:
+        for conv, padding in zip(self.convs, self.paddings, strict=True):
+            assert isinstance(conv, nn.Conv2d)
             spans = conv(spans).relu()
             if self.mask_norm:
                 ones = spans.new_ones(1, 1, *conv.kernel_size)
-                count = F.conv2d(mask, ones, padding=conv.padding).round()
+                count = F.conv2d(mask, ones, padding=padding).round()
                 mask = (count > 0).to(spans.dtype)
                 spans = spans * torch.where(count > 0, 1 / count.clamp(min=1), 0)
             else:

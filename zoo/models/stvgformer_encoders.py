@@ -69,27 +69,19 @@ CLIPS = {
 TEXT_WIDTHS = {"roberta-base": 768, "minilm": 384, "word": 64}
 
 
-class Trunk(nn.Sequential):
-    """Named parts in a row, and the number of channels that leave the last one."""
-
-    def __init__(self, parts: dict[str, nn.Module], num_features: int) -> None:
-        super().__init__(OrderedDict(parts))
-        self.num_features = num_features
-
-
 class Body(nn.Module):
     """A level more in the names, as in MDETR's files."""
 
-    def __init__(self, body: Trunk) -> None:
+    def __init__(self, parts: dict[str, nn.Module]) -> None:
         super().__init__()
-        self.body = body
+        self.body = nn.Sequential(OrderedDict(parts))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
 
 
-def image_encoder(kind: str) -> nn.Sequential:
-    """From (M, 3, H, W) to the last map: ResNets with frozen norms at stride 32, "convs" at stride 8."""
+def image_encoder(kind: str) -> tuple[nn.Module, int]:
+    """From (M, 3, H, W) to the last map, and its channels: ResNets with frozen norms at stride 32, "convs" at 8."""
     if kind == "convs":
         chs = (3, 32, 64, 64)
         parts: dict[str, nn.Module] = {}
@@ -99,7 +91,7 @@ def image_encoder(kind: str) -> nn.Sequential:
                 f"norm{i + 1}": nn.GroupNorm(8, chs[i + 1]),
                 f"relu{i + 1}": nn.ReLU(),
             }
-        return nn.Sequential(Body(Trunk(parts, chs[-1])))
+        return nn.Sequential(Body(parts)), chs[-1]
     if kind not in ("resnet50", "resnet101"):
         raise ValueError(f"no image encoder {kind!r}; resnet101, resnet50 or convs")
 
@@ -107,18 +99,21 @@ def image_encoder(kind: str) -> nn.Sequential:
 
     network = getattr(torchvision.models, kind)(norm_layer=torchvision.ops.FrozenBatchNorm2d)
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    return nn.Sequential(Body(Trunk({name: getattr(network, name) for name in names}, network.fc.in_features)))
+    return nn.Sequential(Body({name: getattr(network, name) for name in names})), network.fc.in_features
 
 
-def video_encoder(kind: str) -> nn.Module:
-    """From (M, 3, K, H, W) clips to (M, C, h, w); "convs" from (B, 3, T, H, W) to a map for each frame."""
+def video_encoder(kind: str) -> tuple[nn.Module, int]:
+    """From (M, 3, K, H, W) clips to (M, C, h, w), and C; "convs" from (B, 3, T, H, W) to a map for each frame."""
+    network: FrameConvs | SlowFast | ResNet3d
     if kind == "convs":
-        return FrameConvs()
-    if kind in ("slowfast", "slowfast_k400"):
-        return SlowFast(dilated=kind == "slowfast")
-    if kind == "r3d18":
-        return ResNet3d()
-    raise ValueError(f"no video encoder {kind!r}; one of {', '.join(CLIPS)}")
+        network = FrameConvs()
+    elif kind in ("slowfast", "slowfast_k400"):
+        network = SlowFast(dilated=kind == "slowfast")
+    elif kind == "r3d18":
+        network = ResNet3d()
+    else:
+        raise ValueError(f"no video encoder {kind!r}; one of {', '.join(CLIPS)}")
+    return network, network.num_features
 
 
 class ResNet3d(nn.Module):
@@ -157,10 +152,12 @@ class FrameConvs(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B T, C, h, w)."""
         frames = clips.transpose(1, 2)
+        batch = frames.shape[:2]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             padded = F.pad(frames, (0, 0) * 3 + (1, 1))
             around = torch.cat([padded[:, :-2], frames, padded[:, 2:]], 2)
-            frames = norm(conv(around.flatten(0, 1))).relu().unflatten(0, frames.shape[:2])
+            seen = norm(conv(around.flatten(0, 1))).relu()
+            frames = seen.view(*batch, *seen.shape[1:])
         return frames.flatten(0, 1)
 
 

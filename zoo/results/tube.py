@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import RenderableType
 
-__all__ = ["Span", "Tube"]
+__all__ = ["Heat", "Span", "Tube"]
 
 SHOWN = 12  # pictures of a drawn tube
 
@@ -30,6 +30,19 @@ class Span:
     def to_dict(self) -> dict[str, float]:
         """Plain JSON types."""
         return {"start": round(self.start, 3), "end": round(self.end, 3), "score": round(self.score, 4)}
+
+
+@dataclass(frozen=True, eq=False)
+class Heat:
+    """Where the network looked in some frames.
+
+    Attributes:
+        frames: (S,) their numbers, rising.
+        maps: (S, h, w) float32 in [0, 1], rows from the top; 1 where it looked most in that frame.
+    """
+
+    frames: NDArray[np.int64]
+    maps: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,7 +62,8 @@ class Tube:
         alternatives: Further spans, best first.
         note: What a reader must know.
         error: Why there is no answer.
-        pictures: Gives the RGB pictures of some of the frames, by their numbers, for `draw`.
+        heat: Where the network looked.
+        pictures: Gives the RGB pictures of some of the frames, by their numbers, for `draw` and `draw_heat`.
     """
 
     source: str
@@ -64,6 +78,7 @@ class Tube:
     alternatives: tuple[Span, ...] = ()
     note: str | None = None
     error: ZooError | None = None
+    heat: Heat | None = None
     pictures: "Callable[[list[int]], list[Image]] | None" = None
 
     def __post_init__(self) -> None:
@@ -129,14 +144,38 @@ class Tube:
         """
         from zoo.viz.tube import tube_sheet
 
+        rows = np.unique(np.linspace(0, len(self) - 1, SHOWN).round().astype(int))
+        pictures = self._pictures(self.frames[rows])
+        return tube_sheet(pictures, self.boxes[rows], self._captions(self.times[rows]), title=self.query)
+
+    def draw_heat(self) -> "Image":
+        """A sheet of the frames that the network saw in the span, each under the map of where it looked.
+
+        Raises:
+            ZooError: There is no tube, no map, or no way back to its pictures.
+        """
+        from zoo.viz.heat import heat_overlay
+        from zoo.viz.tube import tube_sheet
+
+        if self.heat is None:
+            raise self.error or InputError(f"{self.source} has no heat map", hint="ask for a tube first")
+        chosen = np.unique(np.linspace(0, len(self.heat.frames) - 1, SHOWN).round().astype(int))
+        numbers = self.heat.frames[chosen]
+        looks = zip(self._pictures(numbers), self.heat.maps[chosen], strict=True)
+        rows = np.clip(np.searchsorted(self.frames, numbers), 0, len(self) - 1)
+        overlaid = [heat_overlay(picture, heat) for picture, heat in looks]
+        return tube_sheet(overlaid, self.boxes[rows], self._captions(self.times[rows]), title=self.query)
+
+    def _pictures(self, numbers: NDArray[np.int64]) -> "list[Image]":
         if self.error:
             raise self.error
         if self.pictures is None or self.span is None:
-            raise InputError(f"{self.source} has no tube to draw", hint="this result does not know its pictures")
-        rows = np.unique(np.linspace(0, len(self) - 1, SHOWN).round().astype(int))
-        pictures = self.pictures(self.frames[rows].tolist())
-        captions = [f"{self.times[row]:.2f} s" for row in rows]
-        return tube_sheet(pictures, self.boxes[rows], captions, title=self.query)
+            raise InputError(f"{self.source} has no tube to draw", hint=self.note or "it does not know its pictures")
+        return self.pictures(numbers.tolist())
+
+    @staticmethod
+    def _captions(times: NDArray[np.float64]) -> list[str]:
+        return [f"{time:.2f} s" for time in times]
 
     def _words(self) -> str:
         if self.error:

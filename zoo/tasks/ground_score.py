@@ -12,8 +12,9 @@ from zoo.metrics.grounding import FrameTube, GroundingScores, grounding_scores
 from zoo.models.stvgformer import STVGFormer
 from zoo.models.stvgformer_blocks import valid_spans
 from zoo.models.stvgformer_encoders import read_words
+from zoo.tasks.ground import to_corners
 
-__all__ = ["SceneScores", "best_span", "score_scenes", "to_corners"]
+__all__ = ["SceneScores", "best_span", "score_scenes"]
 
 AT_ONCE = 20  # films
 
@@ -59,7 +60,7 @@ def score_scenes(
         sentences: One a scene in place of its own.
         side: Pixels a side.
     """
-    bare: STVGFormer = getattr(model, "module", model)
+    bare = STVGFormer.of(model)
     found, truths, kinds = [], [], []
     was_training = bare.training
     bare.eval()
@@ -77,12 +78,6 @@ def score_scenes(
             kinds.append(clip.scene.kind)
     bare.train(was_training)
     return SceneScores(grounding_scores(found, truths), tuple(kinds))
-
-
-def to_corners(boxes: Tensor) -> Tensor:
-    """(..., 4) of centre, width and height to left, top, right and bottom."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], -1)
 
 
 def best_span(scores: Tensor) -> tuple[int, int]:

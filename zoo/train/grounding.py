@@ -45,21 +45,32 @@ class Films(NamedTuple):
         """The same in equal parts."""
         size = len(self.frames) // count
         cuts = [slice(at, at + size) for at in range(0, size * count, size)]
-        return [Films(*(field[cut] for field in self[:5])) for cut in cuts]
+        return [
+            Films(self.frames[cut], self.sentences[cut], self.boxes[cut], self.marked[cut], self.spans[cut])
+            for cut in cuts
+        ]
+
+    def to(self, device: torch.device) -> "Films":
+        """The same on a device."""
+        moved = (tensor.to(device) for tensor in (self.frames, self.boxes, self.marked, self.spans))
+        frames, boxes, marked, spans = moved
+        return Films(frames, self.sentences, boxes, marked, spans, self.bad)
 
 
 class GroundingMethod(Protocol):
-    """What the course asks of its method.
+    """What the course asks of its method."""
 
-    Attributes:
-        static_epochs: Epochs of single frames, for the static stream alone.
-        static_batch: Frames a step in them.
-        absent: Share of the films that are asked for somebody who is not there.
-    """
+    @property
+    def static_epochs(self) -> int:
+        """Epochs of single frames, for the static stream alone."""
 
-    static_epochs: int
-    static_batch: int
-    absent: float
+    @property
+    def static_batch(self) -> int:
+        """Frames a step in them."""
+
+    @property
+    def absent(self) -> float:
+        """Share of the films that are asked for somebody who is not there."""
 
     def grounding_loss(self, found: Grounding, truth: Films) -> Tensor:
         """Mean loss over films that lie on the network's device."""
@@ -105,16 +116,16 @@ class SceneCourse:
             if epoch < self.method.static_epochs:
                 yield self._stills(np.random.default_rng((seed, STILLS, epoch, step)), mine)
             else:
-                films = _films([film_scene(plan_scene(int(of)), SIDE) for of in order[step * size :][:size][mine]])
-                yield self._with_absent(films, order[step * size :][:size][mine], epoch)
+                seeds = order[step * size :][:size][mine].tolist()
+                yield self._with_absent(_films([film_scene(plan_scene(of), SIDE) for of in seeds]), seeds, epoch)
 
     def _with_absent(self, films: Films, seeds: Sequence[int], epoch: int) -> Films:
         """The same films, some of them asked for somebody who is not there: no box, and a span of no length."""
         sentences, marked, spans = list(films.sentences), films.marked.clone(), films.spans.clone()
         for row, seed in enumerate(seeds):
-            rng = np.random.default_rng((self.recipe.seed, ABSENT, epoch, int(seed)))
+            rng = np.random.default_rng((self.recipe.seed, ABSENT, epoch, seed))
             if rng.random() < self.method.absent:
-                sentences[row] = absent_sentence(plan_scene(int(seed)), rng)
+                sentences[row] = absent_sentence(plan_scene(seed), rng)
                 marked[row] = False
                 spans[row, :2] = 0
         return films._replace(sentences=sentences, marked=marked, spans=spans)
@@ -127,16 +138,14 @@ class SceneCourse:
         for seed, moment in zip(rng.choice(self.plain, count)[mine], moments, strict=True):
             scene = plan_scene(int(seed))
             clips.append(film_scene(scene, SIDE, only=int(moment * scene.frames)))
-        drawn = _films(clips, people)
+        drawn = _films(clips, people.tolist())
         asked = zip(clips, people, parts, strict=True)
         return drawn._replace(sentences=[clip.scene.sentence_of(int(who), int(part)) for clip, who, part in asked])
 
     def loss(self, model: nn.Module, part: Films) -> Tensor:
-        device = self.place.device
-        truth = Films(*(field.to(device) if isinstance(field, Tensor) else field for field in part))
-        bare: STVGFormer = getattr(model, "module", model)
-        words = read_words(part.sentences, bare.vocabulary).to(device)
-        return self.method.grounding_loss(model(truth.frames, words, static_only=truth.frames.shape[1] == 1), truth)
+        films = part.to(self.place.device)
+        words = read_words(part.sentences, STVGFormer.of(model).vocabulary).to(self.place.device)
+        return self.method.grounding_loss(model(films.frames, words, static_only=films.frames.shape[1] == 1), films)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         if not self.exam:
