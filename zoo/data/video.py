@@ -175,13 +175,20 @@ class VideoWriter:
         rate: Frames a second, for players that ask.
         sound_of: A video whose first sound track is copied, as far as its frames reach; to AAC, where .mp4 or .mov does
             not take it as it is.
+        preset: x264's word for how long it looks for a smaller file.
 
     Raises:
         InputError: It cannot be written.
     """
 
     def __init__(
-        self, path: Path, size: tuple[int, int], rate: Fraction, *, sound_of: str | Path | None = None
+        self,
+        path: Path,
+        size: tuple[int, int],
+        rate: Fraction,
+        *,
+        sound_of: str | Path | None = None,
+        preset: str = "medium",
     ) -> None:
         av = _av()
         self.path = path
@@ -194,7 +201,7 @@ class VideoWriter:
         except (av.FFmpegError, OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{path} cannot be written: {reason}", hint="check the folder") from None
-        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
+        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": preset})
         self._stream.width, self._stream.height = (side + side % 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context

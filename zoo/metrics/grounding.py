@@ -72,13 +72,18 @@ class GroundingScores:
         viou: (S,) overlap in space, summed over the frames in both tubes, over the frames in either.
         tiou: (S,) overlap of the spans in time.
         siou: (S,) overlap in space, averaged over the true frames whatever the predicted span.
-        missing: Samples without a prediction; they count 0.
+        absent: (S,) whether a sample has no prediction; it counts 0.
     """
 
     viou: NDArray[np.float64]
     tiou: NDArray[np.float64]
     siou: NDArray[np.float64]
-    missing: int
+    absent: NDArray[np.bool_]
+
+    @property
+    def missing(self) -> int:
+        """How many samples have no prediction."""
+        return int(self.absent.sum())
 
     @property
     def m_vIoU(self) -> float:
@@ -95,6 +100,10 @@ class GroundingScores:
     def above(self, overlap: float) -> float:
         """vIoU@R: share of the samples whose vIoU is strictly greater."""
         return float((self.viou > overlap).mean())
+
+    def only(self, chosen: NDArray[np.bool_]) -> "GroundingScores":
+        """Those of some samples."""
+        return GroundingScores(self.viou[chosen], self.tiou[chosen], self.siou[chosen], self.absent[chosen])
 
     def to_dict(self) -> dict[str, float]:
         """The figures of published tables, in [0, 1], and the number of samples."""
@@ -135,7 +144,7 @@ def grounding_scores(
         raise ValueError("there is no truth to score against")
     rows = [(0.0, 0.0, 0.0) if found is None else _score(found, truth, convention) for found, truth in pairs]
     viou, tiou, siou = np.array(rows, np.float64).T
-    return GroundingScores(viou, tiou, siou, sum(found is None for found, _ in pairs))
+    return GroundingScores(viou, tiou, siou, np.array([found is None for found, _ in pairs]))
 
 
 def _pairs(predictions: Tubes[K], truths: Tubes[K]) -> list[tuple[FrameTube | None, FrameTube]]:
