@@ -22,7 +22,7 @@ from zoo.registry.names import list_names
 
 ARCH = "reste_resnet20_cifar"
 COMMANDS = ["list", "info", "predict", "embed", "filter", "pull", "convert", "cache"]
-COMMANDS += ["ground", "ground-eval"]
+COMMANDS += ["ground", "ground-eval", "ground-start"]
 COMMANDS += ["train", "eval", "verify", "export", "doctor", "publish", "mirror"]
 
 

@@ -1,4 +1,4 @@
-"""Finding who a sentence speaks of in a video: ground, ground-eval."""
+"""Finding who a sentence speaks of in a video: ground, ground-eval, ground-start."""
 
 import sys
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Csv, Debug, Device, Dtype, Endpoint, Json, Jsonl, Quiet
+from zoo.cli.options import Csv, Debug, Device, Dtype, Endpoint, Json, Jsonl, Name, Quiet
 from zoo.cli.predict import PANEL
 from zoo.errors import UsageError
 
@@ -254,3 +254,45 @@ def _flat(tube: "Tube") -> list[Mapping[str, Any]]:
         | {"interpolated": int(between)}
         for frame, time, box, between in columns
     ]
+
+
+@app.command("ground-start", rich_help_panel="Weights")
+def ground_start(
+    name: Name,
+    parts: Annotated[
+        list[str],
+        typer.Option("--part", metavar="KIND=FILE", help="mdetr, roberta, slowfast or r3d18, and a published file."),
+    ],
+    to: Annotated[Path, typer.Option("--out", metavar="FILE", help="The .safetensors file to write.")],
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Begin a grounding network from published files of its parts, for training; the rest is random.
+
+    [bold]Examples[/]
+
+    zoo ground-start stvgformer_r101 --part mdetr=pretrained_resnet101.pth --part slowfast=SLOWFAST_8x8_R50_DETECTION.pyth
+        --out start.safetensors
+    """
+    from zoo.tasks.ground_start import begin
+
+    files = {}
+    for text in parts:
+        kind, equals, path = text.partition("=")
+        if not equals:
+            raise UsageError(f"--part {text}: no KIND=FILE", hint="--part mdetr=pretrained_resnet101.pth")
+        files[kind] = Path(path)
+    reports, missing = begin(name, files, to)
+    if json:
+        out.data({"parts": [vars(report) for report in reports], "missing": missing})
+        return
+    for report in reports:
+        for theirs, ours in report.used:
+            out.line(f"used     {theirs} -> {ours}")
+        for theirs, why in report.unused:
+            out.line(f"unused   {theirs}  {why}")
+        out.say(str(report))
+    for key in missing:
+        out.line(f"random   {key}")
+    out.say(f"{len(missing)} tensors stay random; written to {to}")

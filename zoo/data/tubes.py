@@ -98,11 +98,10 @@ def read_hcstvg(content: Mapping[str, Any], *, peer_compat: bool = False) -> Ann
         height, width = entry["img_size"] if "img_size" in entry else (entry["height"], entry["width"])
         tube = FrameTube(start, start + len(boxes), boxes, None, frames)
         sentence = entry["English"] if "English" in entry else entry["caption"]
-        return Annotation(video, video, str(sentence), tube, frames / HCSTVG_SECONDS, (int(width), int(height)))
+        rate, size = frames / HCSTVG_SECONDS, (int(width), int(height))
+        return [Annotation(video, video, str(sentence), tube, rate, size)]
 
-    return _collected(
-        (video, lambda video=video, entry=entry: [sample(video, entry)]) for video, entry in content.items()
-    )
+    return _collected(content.items(), sample)
 
 
 def read_vidstg(

@@ -57,14 +57,15 @@ def draw_progress(
         colours: One a span.
     """
     height, width = frame.shape[:2]
-    bar = max(3, height // 60)
-    rows = frame[height - bar :]
+    thick = max(3, height // (60 * max(1, len(spans))))  # of a span's own line
+    bar = thick * max(1, len(spans))
+    rows = frame[max(0, height - bar) :]
     rows[:] = rows // 3 + 40
-    for (start, end), colour in zip(spans, colours, strict=False):
+    for line, ((start, end), colour) in enumerate(zip(spans, colours, strict=False)):
         first = min(round(start * width), width - 1)
-        rows[:, first : max(first + 1, round(end * width))] = colour
+        rows[line * thick : (line + 1) * thick, first : max(first + 1, round(end * width))] = colour
     at = min(round(now * width), width - 1)
-    frame[height - 2 * bar :, max(0, at - 1) : at + 1] = 255
+    frame[max(0, height - bar - thick) :, max(0, at - 1) : at + 1] = 255
 
 
 def tube_sheet(
