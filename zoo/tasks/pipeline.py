@@ -194,6 +194,10 @@ def pipeline(
         from zoo.tasks.filter import filter_pipeline
 
         return cast(Any, filter_pipeline(device=device))  # called alike; it has no network to prepare pictures for
+    if card.task == what == "ground":
+        from zoo.tasks.ground import ground_pipeline
+
+        return cast(Any, ground_pipeline(name, checkpoint_path=checkpoint_path, device=device, dtype=dtype))
     fits = what in ("classify", "embed") or what == card.task == "reid"
     if not fits or card.task == "filter" or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
