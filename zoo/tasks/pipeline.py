@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.build import create_model, packed_parts
-from zoo.data.images import Item, Source
+from zoo.data.images import Encoded, Item, Source
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, IntegrityError, UsageError, ZooError
 from zoo.hub.fetch import weights_path
@@ -90,10 +90,10 @@ class Pipeline(Generic[R]):
     def __call__(self, inputs: Any, batch_size: int | None = None) -> Any: ...
     def __call__(self, inputs: Any, batch_size: int | None = None) -> Any:
         if _is_one(inputs):
-            picture = decode(inputs, self.preprocess)
+            picture = self.decode(inputs)
             if picture.error:
                 raise picture.error
-            return next(self._answers([picture]))
+            return next(self.answers([picture]))
         if not isinstance(inputs, Iterable):
             raise InputError(
                 f"a picture cannot be a {type(inputs).__name__}",
@@ -104,9 +104,13 @@ class Pipeline(Generic[R]):
     def _stream(self, inputs: Iterable[Item], batch_size: int) -> Iterator[R]:
         pictures = decoded(inputs, self.preprocess, self.workers, ahead=2 * batch_size, beside=_leave_cores)
         while batch := list(islice(pictures, batch_size)):
-            yield from self._answers(batch)
+            yield from self.answers(batch)
 
-    def _answers(self, batch: list[Decoded]) -> Iterator[R]:
+    def decode(self, item: Item) -> Decoded:
+        """One input as `answers` takes it, or what is wrong with it."""
+        return decode(item, self.preprocess)
+
+    def answers(self, batch: list[Decoded]) -> Iterator[R]:
         """Results of one batch in order, good and bad."""
         good = [picture for picture in batch if picture.pixels is not None]
         answers = iter(self._run(good) if good else ())
@@ -313,6 +317,6 @@ def _leave_cores(workers: int) -> Iterator[None]:
 
 def _is_one(inputs: Any) -> bool:
     """Whether inputs are one picture rather than many."""
-    if isinstance(inputs, str | os.PathLike) or hasattr(inputs, "getexif"):
+    if isinstance(inputs, str | os.PathLike | Encoded) or hasattr(inputs, "getexif"):
         return True
     return hasattr(inputs, "__array__") and getattr(inputs, "ndim", 0) <= 3
