@@ -411,8 +411,13 @@ class _Body:
         line = middle + ry if behind else middle + ry * {"high": -0.6, "middle": -0.4, "low": -0.2}[shared["fringe"]]
         self._crown(middle, 1.08 * rx, 1.06 * ry, line)
         if outline["hair"] == "cap":
-            self._box(min(0, 1.5 * rx * self.sin) - 0.3 * rx, middle - 0.35 * ry,
-                      max(0, 1.5 * rx * self.sin) + 0.3 * rx, middle - 0.2 * ry, HAIR)
+            self._box(
+                min(0, 1.5 * rx * self.sin) - 0.3 * rx,
+                middle - 0.35 * ry,
+                max(0, 1.5 * rx * self.sin) + 0.3 * rx,
+                middle - 0.2 * ry,
+                HAIR,
+            )
             self._trapezoid(middle - 1.15 * ry, 0.8 * rx, middle - 0.35 * ry, 1.1 * rx, HAIR)
         if not behind and shared["face"] != "bare":
             x = 0.5 * rx * self.sin
@@ -473,9 +478,7 @@ def _shading(body: _Body) -> Array:
     return np.maximum(0.45, 1 - 0.35 * u**1.5)[None]
 
 
-def _shape_map(
-    labels: NDArray[np.uint8], rng: Generator, size: tuple[int, int], infrared: bool
-) -> NDArray[np.uint8]:
+def _shape_map(labels: NDArray[np.uint8], rng: Generator, size: tuple[int, int], infrared: bool) -> NDArray[np.uint8]:
     """The body's soft mask as a parser would see it, failures included."""
     kept = (np.arange(len(LABELS)) > BACKGROUND).astype(np.float64)
     for label in (SKIN, HAIR, SHOE, LOWER):

@@ -149,7 +149,9 @@ def write_people(
         for done, _ in enumerate(_each(draw, made, workers), 1):
             progress(done, len(made))
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}", hint="make room, or choose another place") from None
+        raise InputError(
+            f"{out} cannot be written: {error.strerror}", hint="make room, or choose another place"
+        ) from None
     return facts
 
 
