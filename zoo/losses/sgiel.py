@@ -177,9 +177,7 @@ def rectangle(size: tuple[int, int], share: float, centre: tuple[int, int]) -> t
     side = (1 - share) ** 0.5
     lows = [middle - int(length * side) // 2 for length, middle in zip(size, centre, strict=True)]
     highs = [middle + int(length * side) // 2 for length, middle in zip(size, centre, strict=True)]
-    rows, columns = (
-        slice(max(low, 0), min(high, length)) for low, high, length in zip(lows, highs, size, strict=True)
-    )
+    rows, columns = (slice(max(low, 0), min(high, length)) for low, high, length in zip(lows, highs, size, strict=True))
     return rows, columns
 
 

@@ -140,7 +140,8 @@ class Method(methods.Method):
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         student = cast(Pair, model).student
-        trunk, heads = [], []
+        trunk: list[nn.Parameter] = []
+        heads: list[nn.Parameter] = []
         for name, value in student.named_parameters():
             if value.requires_grad:
                 (heads if name.startswith(QUICK) else trunk).append(value)
@@ -186,7 +187,8 @@ class Method(methods.Method):
         student = _bare(model).student
         erased = F.cross_entropy(photographs.erased_logits, both)
         agreement = complementary(photographs.erased_logits, least_alike(shapes.code, labels))
-        estimate = consistency(photographs.code, taught.code, taught.logits, student.classifier_shape.weight)
+        head = student.get_parameter("classifier_shape.weight")
+        estimate = consistency(photographs.code, taught.code, taught.logits, head)
         w1, w2 = dynamic_weights(erased + self._ramped * agreement, estimate, photographs.pooled)
         return terms | {
             "shape": F.cross_entropy(shapes.logits, both),
