@@ -12,7 +12,7 @@ from zoo.errors import ZooError
 __all__ = ["app", "commands", "main"]
 
 # files beside this one that register commands on `app` when imported, in the order of the help page
-GROUPS = ("models", "predict", "filter", "weights", "hub", "train", "export", "bench", "doctor")
+GROUPS = ("models", "predict", "reid", "filter", "weights", "hub", "train", "export", "bench", "doctor")
 
 app = typer.Typer(
     name="zoo",
