@@ -1,6 +1,6 @@
 """What hand-made scorers find among drawn people, and what a network does: is the drawn protocol what it should be?
 
-    zoo reid synth thermal && zoo reid synth nir --renderer nir
+    zoo reid synth --out thermal && zoo reid synth --out nir --renderer nir
     python experiments/people_table.py --data thermal nir --network sgiel_pico
 
 Infrared queries of the test identities against single-shot galleries, SYSU-MM01's all-search, mean of ten drawn

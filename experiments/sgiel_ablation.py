@@ -1,13 +1,12 @@
 """SGIEL with and without its shape losses, on drawn people: does shape erasing help where shape is not all there is?
 
-    zoo reid synth DIR
+    zoo reid synth --out DIR
     python experiments/sgiel_ablation.py --data DIR --out runs/sgiel_ablation --seeds 0 1 2
 
 Both train the same small network by the recipe `sgiel_pico_people`, with the same seeds, identities, order of pictures
 and augmentation. Without the shape losses nothing is left but identity, triplet and mutual losses, and no shape map is
-looked at, so a step takes about two fifths of the time. What is reported is the teacher after the last epoch, on test identities that
-neither saw: infrared queries against ten drawn single-shot galleries. Runs that are finished are not run again, a
-killed one goes on.
+looked at. What is reported is the teacher after the last epoch, on test identities that neither saw: infrared queries
+against ten drawn single-shot galleries. Runs that are finished are not run again, a killed one goes on.
 """
 
 import argparse

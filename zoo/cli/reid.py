@@ -433,7 +433,7 @@ def synth(
     zoo reid synth --out people --preset tiny
     zoo reid synth --out regdb --layout regdb --renderer nir --workers 4
     """
-    from zoo.data.people_sets import LAYOUTS, write_people
+    from zoo.data.people_sets import write_people
 
     kinds: Any = {"layout": layout, "renderer": renderer}
     with out.progress("draw") as step:
@@ -442,7 +442,7 @@ def synth(
         out.data(facts)
         return
     people = sum(facts["identities"].values())
-    out.say(f"{facts['pictures']:,} pictures of {people} people in {to / LAYOUTS[kinds['layout']]}")
+    out.say(f"{facts['pictures']:,} pictures of {people} people in {to / facts['photographs']}")
 
 
 @reid.command("check-data")
