@@ -1,4 +1,4 @@
-"""Crops of persons in visible and infrared, in the folder layouts of SYSU-MM01 and RegDB, shape maps beside them."""
+"""Crops of persons to learn from, visible and infrared, out of SYSU-MM01 and RegDB, with shape maps beside them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo import settings
+from zoo.data.reid_sets import INFRARED_CAMERAS, SHAPE_FOLDERS, folder_of, identities, lines, pictures
 from zoo.errors import InputError, UsageError
 
 __all__ = ["CROP_SETS", "Crops", "open_crops"]
 
-SYSU_INFRARED = (3, 6)
-SYSU_CAMERAS = (1, 2, 3, 4, 5, 6)
-REGDB_TRIALS = 10
+CAMERAS = (1, 2, 3, 4, 5, 6)  # of SYSU-MM01
+TRIALS = 10  # of RegDB
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,10 @@ def open_crops(name: str, split: str, root: Path | None = None) -> Crops:
     """One part of a set.
 
     Args:
-        name: "sysu-mm01", a folder `SYSU-MM01` with `SYSU_MM01_SHAPE` beside it, or "regdb", `RegDB` with
-            `RegDB_shape`.
+        name: "sysu-mm01" or "regdb"; the shape maps lie in `SYSU_MM01_SHAPE` or `RegDB_shape` beside its folder.
         split: Of SYSU-MM01 "train", "val", "test", or several joined by "+"; of RegDB the trial, 1 to 10, and the half:
             "1/train", "1/test".
-        root: Folder that holds the set, by default the data folder of the settings.
+        root: The set's folder or the one it lies in, by default the data folder of the settings.
 
     Raises:
         UsageError: No such set or part.
@@ -72,77 +71,52 @@ def open_crops(name: str, split: str, root: Path | None = None) -> Crops:
         raise UsageError(f"no set of crops {name!r}", hint=f"one of {', '.join(CROP_SETS)}")
     crops = CROP_SETS[name](root or settings.data_root(), split)
     if not len(crops):
-        raise InputError(f"{name} has no pictures for {split}", hint="check the folders: zoo reid check-data")
+        raise InputError(f"{name} has no pictures for {split}", hint="zoo reid check-data says what is missing")
     return crops
 
 
 def _sysu(root: Path, split: str) -> Crops:
-    folder, shapes = root / "SYSU-MM01", root / "SYSU_MM01_SHAPE"
+    folder = folder_of(root, "sysu")
     wanted: list[int] = []
     for part in split.split("+"):
         if part not in ("train", "val", "test"):
             raise UsageError(f"sysu-mm01 has no part {part!r}", hint="train, val, test, or train+val")
-        wanted += _numbers(folder / "exp" / f"{part}_id.txt")
+        wanted += identities(folder / "exp" / f"{part}_id.txt")
     rows = [
-        (path.relative_to(folder), pid, camera)
+        (path.relative_to(folder), pid, camera, camera in INFRARED_CAMERAS)
         for pid in sorted(set(wanted))
-        for camera in SYSU_CAMERAS
-        for path in sorted((folder / f"cam{camera}" / f"{pid:04d}").glob("*.jpg"))
+        for camera in CAMERAS
+        for path in pictures(folder / f"cam{camera}" / f"{pid:04d}")
     ]
-    cameras = np.array([camera for _, _, camera in rows], np.int64)
-    return Crops(
-        tuple(folder / path for path, _, _ in rows),
-        tuple(shapes / path for path, _, _ in rows),
-        np.array([pid for _, pid, _ in rows], np.int64),
-        cameras,
-        np.isin(cameras, SYSU_INFRARED),
-    )
+    return _crops(folder, folder.parent / SHAPE_FOLDERS["sysu"], rows)
 
 
 def _regdb(root: Path, split: str) -> Crops:
     """Visible pictures are of camera 1, thermal ones of camera 2."""
-    folder, shapes = root / "RegDB", root / "RegDB_shape"
     trial, _, half = split.partition("/")
-    if half not in ("train", "test") or trial not in map(str, range(1, REGDB_TRIALS + 1)):
-        raise UsageError(f"regdb has no part {split!r}", hint=f"1/train to {REGDB_TRIALS}/train, or .../test")
-    rows: list[tuple[str, int, bool]] = []
-    for infrared, modality in enumerate(("visible", "thermal")):
+    if half not in ("train", "test") or trial not in map(str, range(1, TRIALS + 1)):
+        raise UsageError(f"regdb has no part {split!r}", hint=f"1/train to {TRIALS}/train, or .../test")
+    folder = folder_of(root, "regdb")
+    rows: list[tuple[Path, int, int, bool]] = []
+    for camera, modality in ((1, "visible"), (2, "thermal")):
         path = folder / "idx" / f"{half}_{modality}_{trial}.txt"
-        for number, line in enumerate(_lines(path), 1):
+        for number, line in enumerate(lines(path), 1):
             file, _, label = line.rpartition(" ")
             if not file or not label.isdigit():
-                raise InputError(f"{path}:{number}: not `relative/path label`", hint="mend the list")
-            rows.append((file, int(label), bool(infrared)))
-    infrared_rows = np.array([infrared for _, _, infrared in rows], np.bool_)
+                raise InputError(f"line {number} of {path} is no path and label", hint="fetch the list again")
+            rows.append((Path(file), int(label), camera, camera == 2))
+    return _crops(folder, folder.parent / SHAPE_FOLDERS["regdb"], rows)
+
+
+def _crops(folder: Path, shapes: Path, rows: list[tuple[Path, int, int, bool]]) -> Crops:
+    """Rows of path below both folders, identity, camera, and whether it is infrared."""
     return Crops(
-        tuple(folder / file for file, _, _ in rows),
-        tuple(shapes / file for file, _, _ in rows),
-        np.array([label for _, label, _ in rows], np.int64),
-        1 + infrared_rows.astype(np.int64),
-        infrared_rows,
+        tuple(folder / path for path, *_ in rows),
+        tuple(shapes / path for path, *_ in rows),
+        np.array([pid for _, pid, _, _ in rows], np.int64),
+        np.array([camera for _, _, camera, _ in rows], np.int64),
+        np.array([infrared for *_, infrared in rows], np.bool_),
     )
 
 
 CROP_SETS: dict[str, Callable[[Path, str], Crops]] = {"sysu-mm01": _sysu, "regdb": _regdb}
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines of a list that say something.
-
-    Raises:
-        InputError: There is none.
-    """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        raise InputError(
-            f"there is no list {path}", hint="--data DIR is the folder that holds the set; zoo reid synth DIR draws one"
-        ) from None
-
-
-def _numbers(path: Path) -> list[int]:
-    text = ",".join(_lines(path))
-    try:
-        return [int(number) for number in text.split(",") if number.strip()]
-    except ValueError:
-        raise InputError(f"{path} is no list of identities: {text[:40]!r}", hint="numbers with commas") from None

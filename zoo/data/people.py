@@ -450,8 +450,8 @@ def _visible(body: _Body, scene: Array, soft: Array, seed: int, camera: int) -> 
     colours = who.colours[body.labels]
     if who.texture != "plain":
         period = who.period * body.scale
-        rows, columns = np.indices(body.labels.shape)
-        rows, columns = (rows - body.top) // period % 2 > 0, (columns - body.axis) // period % 2 > 0
+        down, across = np.indices(body.labels.shape)
+        rows, columns = (down - body.top) // period % 2 > 0, (across - body.axis) // period % 2 > 0
         second = {"horizontal": rows, "vertical": columns, "check": rows ^ columns}[who.texture]
         colours[second & (body.labels == UPPER)] = who.second
     lit = _halved(colours * (_shading(body) * (body.labels > BACKGROUND))[:, :, None])
@@ -525,7 +525,7 @@ def _clouds(rng: Generator, size: tuple[int, int]) -> Array:
 def _colour(rng: Generator) -> Array:
     """(3,) of a random hue, saturation and value, 0 to 255."""
     hue, saturation, value = rng.uniform(0, 6), rng.uniform(0.2, 1), rng.uniform(0.25, 1)
-    ramp = np.clip(np.abs((hue - np.array([3.0, 2.0, 4.0]))) * np.array([1, -1, -1]) + np.array([-1.0, 2.0, 2.0]), 0, 1)
+    ramp = np.clip(np.abs(hue - np.array([3.0, 2.0, 4.0])) * np.array([1, -1, -1]) + np.array([-1.0, 2.0, 2.0]), 0, 1)
     return 255 * value * (1 - saturation * (1 - ramp))
 
 

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.data.people import INFRARED, VISIBLE, Renderer, person, picture, shot, shown
+from zoo.data.reid_sets import LAYOUTS, SHAPE_FOLDERS
 from zoo.errors import InputError, UsageError
 
-__all__ = ["LAYOUTS", "PRESETS", "Layout", "Preset", "write_people"]
+__all__ = ["PRESETS", "Layout", "Preset", "write_people"]
 
 Layout = Literal["sysu", "regdb", "vcm"]
-LAYOUTS: dict[Layout, str] = {"sysu": "SYSU-MM01", "regdb": "RegDB", "vcm": "HITSZ-VCM"}
-SHAPES: dict[Layout, str] = {"sysu": "SYSU_MM01_SHAPE", "regdb": "RegDB_shape", "vcm": "HITSZ-VCM_shape"}
 CAMERAS = tuple(sorted(VISIBLE + INFRARED))
 TRIALS = 10  # splits of RegDB
 PAIRS = 10  # of RegDB, an identity
@@ -119,7 +118,7 @@ def write_people(
     """
     for what, name, known in (
         ("preset", preset, PRESETS),
-        ("layout", layout, LAYOUTS),
+        ("layout", layout, SHAPE_FOLDERS),
         ("renderer", renderer, ("thermal", "nir")),
     ):
         if name not in known:
@@ -135,7 +134,7 @@ def write_people(
         "seed": seed,
         "size": list(sizes.size),
         "photographs": LAYOUTS[layout],
-        "shapes": SHAPES[layout],
+        "shapes": SHAPE_FOLDERS[layout],
         "identities": {part: len(getattr(sizes, f"{part}_ids")) for part in ("train", "val", "test")},
         "pictures": len(made),
     }
@@ -174,7 +173,7 @@ def _each(draw: Callable[[Made], None], made: list[Made], workers: int) -> Itera
 
 
 def _draw(out: Path, layout: Layout, size: tuple[int, int], seed: int, renderer: Renderer, one: Made) -> None:
-    photograph, shape = out / LAYOUTS[layout] / one.path, out / SHAPES[layout] / one.path
+    photograph, shape = out / LAYOUTS[layout] / one.path, out / SHAPE_FOLDERS[layout] / one.path
     if photograph.exists() and shape.exists():
         return
     pixels, mask = _pictured(size, seed, renderer, one)

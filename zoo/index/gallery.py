@@ -46,6 +46,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     format: int
     facts: Facts
     next: int = 1  # number of the next shard
+    numbering: int = 1  # of the rows: a compaction begins another
     shards: list[_Shard] = []
 
 
@@ -143,6 +144,16 @@ class Gallery:
     def removed(self) -> int:
         """Rows that no longer count and still take room."""
         return sum(len(shard.removed) for shard in self._manifest.shards)
+
+    @property
+    def numbering(self) -> int:
+        """Which numbering of rows this is: `compact` begins another."""
+        return self._manifest.numbering
+
+    def removed_rows(self) -> NDArray[np.int64]:
+        """Rows that no longer count, rising."""
+        rows = [part.first + i for part in self._parts for i in part.shard.removed]
+        return np.array(rows, np.int64)
 
     def info(self) -> dict[str, Any]:
         """What is known about it, as plain JSON types: the facts, items, removed, shards, bytes."""
@@ -244,6 +255,7 @@ class Gallery:
         with self._writing() as manifest:
             parts = _mapped(self.folder, manifest.shards, manifest.facts)
             manifest.shards = []
+            manifest.numbering += 1
             size = self._shard_rows()
             waiting: list[Tensor] = []
             lines: list[bytes] = []

@@ -217,9 +217,10 @@ class SGIEL(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for norm in self.neck.values():
-            nn.init.normal_(norm.weight, 1.0, 0.01)
-            norm.bias.requires_grad_(False)  # stays 0: embeddings are compared by their angle
+        for stream in STREAMS:
+            nn.init.normal_(self.neck.get_parameter(f"{stream}.weight"), 1.0, 0.01)
+            # stays 0: embeddings are compared by their angle
+            self.neck.get_parameter(f"{stream}.bias").requires_grad_(False)
         for projection in self.projections.values():
             nn.init.kaiming_normal_(projection, nonlinearity="linear")
 
@@ -227,11 +228,7 @@ class SGIEL(nn.Module):
         """Fresh classifiers of the whole feature and of the shape code; 0 has none."""
         self.num_classes = num_classes
         code = self.projections["shape"].shape[1]
-        for name, width in (("classifier", self.num_features), ("classifier_shape", code)):
-            head = nn.Linear(width, num_classes, bias=False) if num_classes else nn.Identity()
-            if isinstance(head, nn.Linear):
-                nn.init.normal_(head.weight, 0.0, 0.001)
-            setattr(self, name, head)
+        self.classifier, self.classifier_shape = (_head(width, num_classes) for width in (self.num_features, code))
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Start from a plain ResNet, such as timm's `resnet50.tv_in1k`: its names are torchvision's.
@@ -306,7 +303,7 @@ class SGIEL(nn.Module):
         """
         maps = [self.forward_features(visible, "visible"), self.forward_features(infrared, "infrared")]
         pooled = torch.cat([pool(x) for x in maps])
-        rows = pooled.split(len(visible))
+        rows = pooled.chunk(2)
         features = torch.cat([self.neck[stream](x) for stream, x in zip(MODALITIES, rows, strict=True)])
         erased = outside(features, self.projections["photograph"])
         return Photographs(
@@ -330,6 +327,14 @@ class SGIEL(nn.Module):
         features = self.neck["shape"](pooled)
         code = features @ self.projections["shape"]
         return Shapes(pooled, features, code, self.classifier_shape(code))
+
+
+def _head(width: int, num_classes: int) -> nn.Module:
+    if not num_classes:
+        return nn.Identity()
+    head = nn.Linear(width, num_classes, bias=False)
+    nn.init.normal_(head.weight, 0.0, 0.001)
+    return head
 
 
 def pool(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from zoo.results.ranking import Hit, Ranking
 from zoo.tasks.decode import reread
 from zoo.tasks.pipeline import Pipeline
 
-__all__ = ["Indexing", "knows", "search_people", "vanished"]
+__all__ = ["Indexing", "knows", "matching", "search_people", "vanished"]
 
 EVERY, SECONDS = 1024, 10.0  # pictures, or the time, between two steps onto the disk
 QUERIES = 128  # searched at once
@@ -113,6 +114,16 @@ class Indexing:
         self.store.append(vectors, [item for _, item in waiting], removing=[*replaced, *self._twice])
         self._twice = []
         self.added += len(waiting)
+
+
+def matching(store: Store, patterns: Iterable[str]) -> list[int]:
+    """Rows of pictures whose path is one of these, matches one as a glob, or lies in one as a folder."""
+    wanted = [_absolute(pattern) for pattern in patterns]
+    return [
+        row
+        for row, item in store.items()
+        if any(fnmatchcase(item["path"], one) or item["path"].startswith(f"{one}{os.sep}") for one in wanted)
+    ]
 
 
 def vanished(store: Store) -> list[int]:

@@ -106,6 +106,7 @@ class Method(methods.Method):
             weights they would hold each other at nothing known; published: 0, from ImageNet weights.
         shape: Whether shape maps and the losses around them take part; without them, the baseline.
         keep: Which network is chosen by and kept.
+        half: Whether the finished network is stored in 16-bit floats, norms in 32.
     """
 
     identities: int = 8
@@ -118,6 +119,7 @@ class Method(methods.Method):
     ramp: float = 0.0
     shape: bool = True
     keep: Literal["student", "teacher"] = "teacher"
+    half: bool = False
 
     def __post_init__(self) -> None:
         if self.identities < 2 or self.views < 1:
@@ -140,7 +142,8 @@ class Method(methods.Method):
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         student = cast(Pair, model).student
-        trunk, heads = [], []
+        trunk: list[nn.Parameter] = []
+        heads: list[nn.Parameter] = []
         for name, value in student.named_parameters():
             if value.requires_grad:
                 (heads if name.startswith(QUICK) else trunk).append(value)
@@ -186,7 +189,8 @@ class Method(methods.Method):
         student = _bare(model).student
         erased = F.cross_entropy(photographs.erased_logits, both)
         agreement = complementary(photographs.erased_logits, least_alike(shapes.code, labels))
-        estimate = consistency(photographs.code, taught.code, taught.logits, student.classifier_shape.weight)
+        head = student.get_parameter("classifier_shape.weight")
+        estimate = consistency(photographs.code, taught.code, taught.logits, head)
         w1, w2 = dynamic_weights(erased + self._ramped * agreement, estimate, photographs.pooled)
         return terms | {
             "shape": F.cross_entropy(shapes.logits, both),
@@ -224,7 +228,10 @@ class Method(methods.Method):
 
     def export(self, model: nn.Module) -> tuple[dict[str, Tensor], str]:
         kept = cast(Pair, model).get_submodule(self.keep)
-        return {key: value.contiguous() for key, value in kept.state_dict().items()}, "float"
+        state = {key: value.contiguous() for key, value in kept.state_dict().items()}
+        if self.half:  # what is multiplied; a norm's statistics may leave the range of 16 bits
+            state = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
+        return state, "float"
 
 
 class PairCourse:
