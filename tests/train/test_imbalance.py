@@ -1,6 +1,7 @@
 """Two stages for rare classes: what a batch holds, what is frozen, what a study writes, and that it goes on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -294,6 +295,9 @@ def test_data_that_cannot_be_used(tmp_path, uneven, first_weights):
         conduct(recipe_of(lonely, rows=("ce+triplet",)), tmp_path / "c", device="cpu", workers=0)
     with pytest.raises(UsageError, match="would be random"):
         conduct(recipe_of(uneven, "method_args.frozen=blocks.2"), tmp_path / "d", device="cpu")
+    recipe = recipe_of(uneven, "method_args.metric=proxy_anchor")
+    with pytest.raises(UsageError, match="not shared among processes"):
+        ImbalanceCourse(recipe, new_method(recipe.method, **recipe.method_args), replace(CPU, world=2))
     broken = write_classes(tmp_path / "broken", {"common": 20, "rare": 5})
     (broken / "rare" / "1.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"1\.png"):

@@ -171,7 +171,8 @@ class ImbalanceCourse:
 
     Raises:
         InputError, UsageError: As `divide`; or there are fewer pictures than a batch holds; or no two classes have two
-            pictures each, so that nothing can be compared; or weights without a training would be frozen.
+            pictures each, so that nothing can be compared; or weights without a training would be frozen; or many
+            processes would have to share what a metric loss learns.
     """
 
     def __init__(self, recipe: Recipe, method: "Method", place: Place) -> None:
@@ -198,6 +199,11 @@ class ImbalanceCourse:
             raise UsageError(
                 f"the metric loss {method.metric} needs two classes with two pictures each",
                 hint='more pictures, or method_args.metric=""',
+            )
+        if place.world > 1 and (method.metric == "proxy_anchor" or (method.metric and method.projection)):
+            raise UsageError(
+                "what a metric loss learns itself is not shared among processes",
+                hint="one process; or a metric loss without proxies, and method_args.projection=0",
             )
         self.learnt = _Mixed(learnt, recipe, place, method)
         self.workers = place.workers
