@@ -61,7 +61,9 @@ def teach(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="What learns.", show_default="adapters", rich_help_panel=NEW),
+        typer.Option(
+            metavar="METHOD", help="What learns: adapters, or distill.", show_default="adapters", rich_help_panel=NEW
+        ),
     ] = None,
     memory: Annotated[
         int | None,

@@ -4,8 +4,6 @@ Everything is a function of the chance that is passed in. Sampling schemes: Kang
 long tails: Cao et al., arXiv:1906.07413, section 4.
 """
 
-from typing import TypeVar
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,8 +23,6 @@ __all__ = [
     "sampling_shares",
     "varied_rows",
 ]
-
-Data = TypeVar("Data", bound=Pictures | Samples)
 
 
 def class_counts(labels: Tensor, classes: int) -> Tensor:
@@ -114,7 +110,7 @@ def long_tail_counts(classes: int, largest: int, ratio: float) -> list[int]:
     return [int(largest * ratio ** (-c / max(1, classes - 1)) + 1e-9) for c in range(classes)]
 
 
-def long_tail(data: Data, ratio: float, seed: int) -> Data:
+def long_tail(data: Pictures | Samples, ratio: float, seed: int) -> Pictures | Samples:
     """A set cut down to a long tail, its first class keeping all that its smallest class has.
 
     Args:

@@ -161,7 +161,7 @@ def answers(taught: Taught, images: Tensor, tasks: int | None = None, device: to
     # moved outside of inference mode: weights that are moved inside it could not learn any more
     network = taught.network.to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     with torch.inference_mode():
-        found = [network.choose(normalise(part.to(place)), tasks) for part in torch.split(images, CHUNK)]  # type: ignore[operator]
+        found = [network.choose(normalise(part.to(place)), tasks) for part in torch.split(images, CHUNK)]
     return Choice(*(torch.cat(values).cpu() for values in zip(*found, strict=True)))
 
 

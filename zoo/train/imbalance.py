@@ -171,7 +171,8 @@ class ImbalanceCourse:
 
     Raises:
         InputError, UsageError: As `divide`; or there are fewer pictures than a batch holds; or no two classes have two
-            pictures each, so that nothing can be compared; or weights without a training would be frozen.
+            pictures each, so that nothing can be compared; or weights without a training would be frozen; or many
+            processes would have to share what a metric loss learns.
     """
 
     def __init__(self, recipe: Recipe, method: "Method", place: Place) -> None:
@@ -199,6 +200,11 @@ class ImbalanceCourse:
                 f"the metric loss {method.metric} needs two classes with two pictures each",
                 hint='more pictures, or method_args.metric=""',
             )
+        if place.world > 1 and (method.metric == "proxy_anchor" or (method.metric and method.projection)):
+            raise UsageError(
+                "what a metric loss learns itself is not shared among processes",
+                hint="one process; or a metric loss without proxies, and method_args.projection=0",
+            )
         self.learnt = _Mixed(learnt, recipe, place, method)
         self.workers = place.workers
         if self.workers is None:
@@ -209,9 +215,6 @@ class ImbalanceCourse:
         self.main = "held_out_mcr" if len(self.divided.held_out) else ""
         self.epoch = 0
         self.bad: dict[str, None] = {}
-        self.mean, self.std = (
-            torch.tensor(v, device=place.device).view(1, -1, 1, 1) for v in (self.input.mean, self.input.std)
-        )
         self.views = [
             (across, down)
             for down in ((False, True) if method.upside_down else (False,))
@@ -266,7 +269,7 @@ class ImbalanceCourse:
         """What the learning part of the network is given."""
         if self.method.frozen:
             return self._maps(whole, self.data, "learnt")[x[:, 0], x[:, 1]].to(self.place.device).float()
-        images = normalise(x.to(self.place.device), self.mean, self.std, self.recipe.channels_last)
+        images = normalise(x.to(self.place.device), self.input, self.recipe.channels_last)
         if self.method.upside_down:
             turned = torch.rand(len(images)) < 0.5
             images = torch.where(turned.to(images.device)[:, None, None, None], images.flip(2), images)
@@ -322,12 +325,12 @@ class ImbalanceCourse:
         return torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
     def _plain(self, images: Tensor) -> Tensor:
-        return normalise(images.to(self.place.device), self.mean, self.std, self.recipe.channels_last)
+        return normalise(images.to(self.place.device), self.input, self.recipe.channels_last)
 
     def _pictures(self, data: Data, rows: Tensor) -> Iterator[Batch]:
         measured = Measured(data[rows], self.learnt.side, self.input)
         feed: Feed[Tensor] = Feed(measured, (self.workers or 0) if measured.samples else 0)
-        for batch in feed(list(torch.arange(len(rows)).split(BATCH))):
+        for batch in feed(list(torch.split(torch.arange(len(rows)), BATCH))):
             self.bad |= dict.fromkeys(batch.bad)
             yield batch
 

@@ -157,5 +157,5 @@ def _fit(parameters: list[Tensor], answer: Callable[[Tensor], Tensor], known: Kn
         rows, view = (draw[step * size :][:size].to(known.labels.device) for draw in (order, views))
         loss = F.cross_entropy(answer(known.features[view, rows]), known.labels[rows])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()

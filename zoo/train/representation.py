@@ -49,6 +49,7 @@ class Representation(nn.Module):
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection)) if projection else None
         )
         self.is_cosine = is_cosine
+        self.in_chans = next(module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
         if frozen and frozen not in dict(network.named_modules()):
             raise UsageError(
                 f"the network has no module {frozen!r}",
@@ -71,7 +72,10 @@ class Representation(nn.Module):
         return caught[0]
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, D) pooled features of what `trunk` gave."""
+        """(B, D) pooled features of what `trunk` gave; pictures are taken through it first."""
+        if self.frozen and x.shape[1] == self.in_chans:
+            with torch.no_grad():
+                x = self.trunk(x)
         tail = _cut(self.network, self.frozen.split(".")) if self.frozen else self.network
         return self._pooled(tail, x)
 

@@ -65,7 +65,8 @@ class Method(methods.Method):
         sampling: How often classes come in the batch that the head learns from.
         beta: Of the class-balanced weights.
         gamma: Of the focal loss.
-        frozen: First module that learns, such as "blocks.6"; what lies before runs once. Empty to learn all.
+        frozen: First module that learns, such as "blocks.6"; empty to learn all. What lies before it runs once for each
+            picture and its mirrors, so that pictures are not shifted, cut or coloured.
         upside_down: Whether pictures are also turned upside down; microscopes and dermatoscopes know no up.
         long_tail: Imbalance ratio that a balanced set is cut down to first; 0 leaves the set.
         folds: Parts of a set without a part to test on.
