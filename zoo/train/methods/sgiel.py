@@ -311,8 +311,7 @@ class PairCourse:
         return self.method.lesson(model, (*photographs, *maps), part.labels.to(self.device, non_blocking=True))
 
     def _prepared(self, pixels: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (self.input.mean, self.input.std))
-        return normalise(pixels.to(self.device, non_blocking=True), mean, std, self.recipe.channels_last)
+        return normalise(pixels.to(self.device, non_blocking=True), self.input, self.recipe.channels_last)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         if self.exam is None:
