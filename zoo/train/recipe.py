@@ -195,7 +195,7 @@ class Recipe(_Part, frozen=True):
         model_args: Arguments of the builder.
         method_args: Arguments of the method.
         precision: "no", "bf16" or "fp16".
-        weights: Type of the finished checkpoint's real numbers.
+        weights: Type of the finished checkpoint's matrices and kernels.
         channels_last: Memory layout of pictures and weights.
         compile: Whether torch.compile fuses the step; needs a C++ compiler on a CPU.
         checkpointing: Whether activations are computed again in the backward pass rather than kept.

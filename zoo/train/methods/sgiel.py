@@ -106,7 +106,6 @@ class Method(methods.Method):
             weights they would hold each other at nothing known; published: 0, from ImageNet weights.
         shape: Whether shape maps and the losses around them take part; without them, the baseline.
         keep: Which network is chosen by and kept.
-        half: Whether the finished network is stored in 16-bit floats, norms in 32.
     """
 
     identities: int = 8
@@ -119,7 +118,6 @@ class Method(methods.Method):
     ramp: float = 0.0
     shape: bool = True
     keep: Literal["student", "teacher"] = "teacher"
-    half: bool = False
 
     def __post_init__(self) -> None:
         if self.identities < 2 or self.views < 1:
@@ -229,8 +227,6 @@ class Method(methods.Method):
     def export(self, model: nn.Module) -> tuple[dict[str, Tensor], str]:
         kept = cast(Pair, model).get_submodule(self.keep)
         state = {key: value.contiguous() for key, value in kept.state_dict().items()}
-        if self.half:  # what is multiplied; a norm's statistics may leave the range of 16 bits
-            state = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
         return state, "float"
 
 
