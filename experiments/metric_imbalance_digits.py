@@ -1,4 +1,4 @@
-"""Two stages against one on scikit-learn's digits with a long tail: 275 pictures, 90 of the first class and 3 of the last.
+"""Two stages against one on scikit-learn's digits with a long tail: 275 pictures, 90 of a digit down to 3 of another.
 
     python experiments/metric_imbalance_digits.py --out runs/digits    # a minute of one CPU core; goes on when cut off
 
