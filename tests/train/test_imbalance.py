@@ -248,6 +248,8 @@ def test_tau_that_is_chosen_is_noted_and_nothing_of_the_test_is_needed():
     head = second_stage("tau", first, known, held_out, Retraining())
     assert head.note.startswith("tau ")
     assert float(head.note.removeprefix("tau ")) > 0
+    none = Known(held_out.features[:, :0], held_out.labels[:0], 3)
+    assert second_stage("tau", first, known, none, Retraining()).note == "tau 1"
 
 
 def test_rows_are_read_as_stages():

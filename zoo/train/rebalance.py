@@ -115,8 +115,10 @@ def _scaled(head: Head, known: Known, held_out: Known, how: Retraining) -> Head:
 
 
 def _normalised(head: Head, known: Known, held_out: Known, how: Retraining) -> Head:
-    """The old head without bias, its rows' lengths evened out as far as suits the held-out pictures."""
+    """The old head without bias, its rows' lengths evened out as far as suits the held-out pictures; wholly if none."""
     heads = [Head(tau_normalised(head.weight, tau), torch.zeros_like(head.bias), f"tau {tau:g}") for tau in TAUS]
+    if not len(held_out.labels):
+        return heads[TAUS.index(1.0)]
     truth = held_out.labels.cpu().numpy()
     recalls = [mean_class_recall(truth, one(held_out.features[0]).argmax(1).cpu().numpy()) for one in heads]
     return heads[int(np.argmax(recalls))]
