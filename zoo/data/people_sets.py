@@ -177,7 +177,7 @@ def _draw(out: Path, layout: Layout, size: tuple[int, int], seed: int, looks: Lo
     photograph, shape = out / LAYOUTS[layout] / one.path, out / SHAPE_FOLDERS[layout] / one.path
     if photograph.exists() and shape.exists():
         return
-    renderer: Renderer = ("thermal", "nir")[(one.pid + one.number) % 2] if looks == "mixed" else looks  # type: ignore[assignment]
+    renderer: Renderer = ("thermal", "nir")[(one.pid + one.number) % 2] if looks == "mixed" else looks
     pixels, mask = _pictured(size, seed, renderer, one)
     for path, array in ((photograph, pixels), (shape, mask)):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -245,7 +245,7 @@ class SGIEL(nn.Module):
         self.load_state_dict({**own, **copies})
 
     def forward_features(self, x: Tensor, modality: str) -> Tensor:
-        """(B, C, H, W) photographs of a modality to the last map, (B, D, H/16, W/16)."""
+        """(B, C, H, W) photographs of a modality to the last map, (B, D, H/16, W/16); behind a small stem H/8, W/8."""
         return self._trunk(self.stems[modality](x, "photograph"), modality)
 
     def _trunk(self, x: Tensor, stream: str) -> Tensor:
