@@ -11,7 +11,7 @@ from PIL import Image
 
 from zoo.data.crops import open_crops
 from zoo.data.people import INFRARED, PLACES, VISIBLE, person, picture
-from zoo.data.people_sets import PRESETS, write_people
+from zoo.data.people_sets import PRESETS, Preset, write_people
 from zoo.data.reid_sets import regdb_test, sysu_test, vcm_test
 from zoo.errors import InputError, UsageError
 
@@ -58,6 +58,19 @@ def test_infrared_is_grey_and_both_maps_lie_where_the_person_is(renderer):
         share = (shape > 127).mean()
         assert 0.05 < share < 0.5, camera
         assert shape[:, :3].mean() < 5
+
+
+def test_a_mixed_set_has_pictures_of_both_kinds(tmp_path):
+    monochrome = Preset(1, 0, 1, (1, 1), (2, 2), (64, 32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.data.people_sets.PRESETS", {"one": monochrome})
+        for renderer in ("thermal", "nir", "mixed"):
+            write_people(tmp_path / renderer, "one", renderer=renderer)
+    for number, kind in ((1, "thermal"), (2, "nir")):
+        path = f"SYSU-MM01/cam3/0001/000{number}.jpg"
+        assert (tmp_path / "mixed" / path).read_bytes() == (tmp_path / kind / path).read_bytes()
+    path = "SYSU-MM01/cam1/0001/0001.jpg"
+    assert len({(tmp_path / kind / path).read_bytes() for kind in ("thermal", "nir", "mixed")}) == 1
 
 
 def test_thermal_people_are_warmer_than_their_surroundings():
@@ -133,8 +146,6 @@ def test_vcm_tracklets_walk_on(tmp_path, monkeypatch):
 
 
 def small(train, val, test):
-    from zoo.data.people_sets import Preset
-
     return Preset(train, val, test, (1, 1), (1, 1), (48, 24))
 
 

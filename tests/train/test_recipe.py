@@ -79,7 +79,7 @@ def test_table_is_named_by_a_bare_value():
 
 
 def test_methods():
-    assert {"metric_imbalance", "plain", "reste"} <= set(method_names())
+    assert {"metric_imbalance", "plain", "reste", "sgiel"} <= set(method_names())
     with pytest.raises(UnknownName, match="no method 'rest'"):
         new_method("rest")
     with pytest.raises(UsageError, match=r"end is 0\.5"):

@@ -136,6 +136,7 @@ def test_a_short_training_learns_and_is_ready_for_use(people, tmp_path):
     model = zoo.create_model("sgiel_pico", checkpoint_path=file)
     assert model.num_classes == 12
     state, run = load_file(file), load_file(tmp_path / "last.safetensors")
+    assert {value.dtype for value in state.values()} == {torch.float16, torch.float32, torch.int64}
     assert all(torch.equal(value, run[f"model.teacher.{key}"].to(value.dtype)) for key, value in state.items())
 
 

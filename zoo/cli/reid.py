@@ -417,7 +417,7 @@ def synth(
     to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to; made if missing.", show_default=False)],
     preset: Annotated[str, typer.Option(metavar="NAME", help="tiny, small or std.")] = "small",
     layout: Annotated[str, typer.Option(metavar="NAME", help="sysu, regdb or vcm.")] = "sysu",
-    renderer: Annotated[str, typer.Option(metavar="NAME", help="What infrared is: thermal or nir.")] = "thermal",
+    renderer: Annotated[str, typer.Option(metavar="NAME", help="What infrared is: thermal, nir or mixed.")] = "thermal",
     seed: Annotated[int, typer.Option(min=0, help="Of people, places and shots.")] = 1,
     json: Json = False,
     quiet: Quiet = False,

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.random import default_rng
@@ -17,9 +17,10 @@ from zoo.data.people import INFRARED, VISIBLE, Renderer, person, picture, shot, 
 from zoo.data.reid_sets import LAYOUTS, SHAPE_FOLDERS
 from zoo.errors import InputError, UsageError
 
-__all__ = ["PRESETS", "Layout", "Preset", "write_people"]
+__all__ = ["PRESETS", "Layout", "Looks", "Preset", "write_people"]
 
 Layout = Literal["sysu", "regdb", "vcm"]
+Looks = Literal["thermal", "nir", "mixed"]
 CAMERAS = tuple(sorted(VISIBLE + INFRARED))
 TRIALS = 10  # splits of RegDB
 PAIRS = 10  # of RegDB, an identity
@@ -93,7 +94,7 @@ def write_people(
     preset: str = "small",
     *,
     layout: Layout = "sysu",
-    renderer: Renderer = "thermal",
+    renderer: Looks = "thermal",
     seed: int = 1,
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -104,7 +105,7 @@ def write_people(
         out: Folder that gets `SYSU-MM01` and `SYSU_MM01_SHAPE`, or those of the other layouts, and `people.json`.
         preset: "tiny", "small" or "std".
         layout: "sysu", "regdb" or "vcm".
-        renderer: What infrared is: "thermal" or "nir".
+        renderer: What infrared is: "thermal", "nir", or "mixed", which takes turns from picture to picture.
         seed: Of people, places and shots.
         workers: Processes that draw; 0 draws in this one.
         progress: Called with the pictures done and all of them.
@@ -119,7 +120,7 @@ def write_people(
     for what, name, known in (
         ("preset", preset, PRESETS),
         ("layout", layout, SHAPE_FOLDERS),
-        ("renderer", renderer, ("thermal", "nir")),
+        ("renderer", renderer, get_args(Looks)),
     ):
         if name not in known:
             raise UsageError(f"no {what} {name!r}", hint=f"one of {', '.join(known)}")
@@ -172,10 +173,11 @@ def _each(draw: Callable[[Made], None], made: list[Made], workers: int) -> Itera
         yield from pool.map(draw, made, chunksize=32)
 
 
-def _draw(out: Path, layout: Layout, size: tuple[int, int], seed: int, renderer: Renderer, one: Made) -> None:
+def _draw(out: Path, layout: Layout, size: tuple[int, int], seed: int, looks: Looks, one: Made) -> None:
     photograph, shape = out / LAYOUTS[layout] / one.path, out / SHAPE_FOLDERS[layout] / one.path
     if photograph.exists() and shape.exists():
         return
+    renderer: Renderer = ("thermal", "nir")[(one.pid + one.number) % 2] if looks == "mixed" else looks
     pixels, mask = _pictured(size, seed, renderer, one)
     for path, array in ((photograph, pixels), (shape, mask)):
         path.parent.mkdir(parents=True, exist_ok=True)

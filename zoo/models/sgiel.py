@@ -245,7 +245,7 @@ class SGIEL(nn.Module):
         self.load_state_dict({**own, **copies})
 
     def forward_features(self, x: Tensor, modality: str) -> Tensor:
-        """(B, C, H, W) photographs of a modality to the last map, (B, D, H/16, W/16)."""
+        """(B, C, H, W) photographs of a modality to the last map, (B, D, H/16, W/16); behind a small stem H/8, W/8."""
         return self._trunk(self.stems[modality](x, "photograph"), modality)
 
     def _trunk(self, x: Tensor, stream: str) -> Tensor:
@@ -294,6 +294,14 @@ class SGIEL(nn.Module):
             return F.normalize(pool(self.forward_features(images, modality)))
         return self(images, modality)
 
+    def one_modality(self, modality: str) -> "OneModality":
+        """The network for pictures of one modality, which need not be named any more: for other runtimes.
+
+        Raises:
+            ValueError: Another modality.
+        """
+        return OneModality(self, modality)
+
     def learn(self, visible: Tensor, infrared: Tensor) -> Photographs:
         """The forward pass of training through the photographs.
 
@@ -335,6 +343,28 @@ def _head(width: int, num_classes: int) -> nn.Module:
     head = nn.Linear(width, num_classes, bias=False)
     nn.init.normal_(head.weight, 0.0, 0.001)
     return head
+
+
+class OneModality(nn.Module):
+    """(B, C, H, W) pictures of one modality to embeddings of length 1.
+
+    Args:
+        network: Of both.
+        modality: "visible" or "infrared".
+
+    Raises:
+        ValueError: Another modality.
+    """
+
+    def __init__(self, network: SGIEL, modality: str) -> None:
+        if modality not in MODALITIES:
+            raise ValueError(f"no modality {modality!r}; it is {' or '.join(MODALITIES)}")
+        super().__init__()
+        self.network = network
+        self.modality = modality
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images, self.modality)
 
 
 def pool(x: Tensor) -> Tensor:

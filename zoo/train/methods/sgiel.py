@@ -35,6 +35,7 @@ from zoo.losses.sgiel import (
 )
 from zoo.metrics.reid import reid_scores
 from zoo.models.sgiel import SGIEL, Photographs, Shapes
+from zoo.tasks.decode import spare_cores
 from zoo.train import methods
 from zoo.train.course import Place
 from zoo.train.feed import Feed
@@ -46,6 +47,7 @@ __all__ = ["Method", "Pair", "PairCourse", "total"]
 
 QUICK = ("classifier", "neck", "projections")  # parts of the teacher that follow twice as fast
 EXAM_BATCH = 128
+SLOW = 128  # height from which decoding a step's pictures takes so long that further processes pay
 
 
 class Pair(nn.Module):
@@ -288,7 +290,7 @@ class PairCourse:
         self.bad: dict[str, None] = {}
         self.feed: Feed[tuple[int, int]] = Feed(
             self.learnt,  # type: ignore[arg-type]  # the feed hands on whatever the data set makes
-            place.workers or 0,
+            (spare_cores() if self.input.size[1] >= SLOW else 0) if place.workers is None else place.workers,
             pin=place.device.type == "cuda",
         )
 
