@@ -9,7 +9,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Csv, Debug, Device, Dtype, Endpoint, Json, Jsonl, Name, Quiet
+from zoo.cli.options import Checkpoint, Csv, Debug, Device, Dtype, Endpoint, Json, Jsonl, Name, Quiet
 from zoo.cli.predict import PANEL
 from zoo.errors import UsageError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoo.results.tube import Tube
 
 LOOK, OUTPUT = "How the video is looked at", "Output"
-EVAL = "eval"
+EVAL, SCENES = "eval", "zooclips_ground"
 
 
 def _option(panel: str, text: str, *names: str, metavar: str | None = None, **more: Any) -> Any:
@@ -177,10 +177,18 @@ def ground(
 @app.command("ground-eval", rich_help_panel=PANEL)
 def ground_eval(
     predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS", help="The challenge's JSON, or our .jsonl.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="PREDICTIONS", help="The challenge's JSON, or our .jsonl; or a model.", show_default=False
+        ),
     ],
     truths: Annotated[
-        Path, typer.Argument(metavar="TRUTHS", help="HC-STVG or VidSTG JSON, or our .jsonl.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="TRUTHS",
+            help=f"HC-STVG or VidSTG JSON, or our .jsonl; or {SCENES}, which are drawn for a model.",
+            show_default=False,
+        ),
     ],
     convention: Annotated[
         str, typer.Option(metavar="NAME", help="How frames are counted: every_frame, challenge or tubedetr.")
@@ -188,8 +196,11 @@ def ground_eval(
     peer_compat: Annotated[
         bool, typer.Option("--peer-compat", help="Count HC-STVG's frames from 0, one off, as published loaders do.")
     ] = False,
+    split: Annotated[str, typer.Option(help=f"Part of {SCENES}: train, val or test.")] = "test",
+    checkpoint: Checkpoint = None,
     json: Json = False,
     quiet: Quiet = False,
+    device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Score tubes against the true ones: m_vIoU, vIoU@0.3, vIoU@0.5, m_tIoU, m_sIoU, in per cent.
@@ -198,8 +209,14 @@ def ground_eval(
 
     zoo ground-eval predictions.json val_v2.json --convention tubedetr
     zoo ground-eval tubes.jsonl truth.jsonl --json
+    zoo ground-eval stvgformer_tiny zooclips_ground
     """
-    _evaluate(predictions, truths, convention, peer_compat, json)
+    if truths != SCENES:
+        _evaluate(Path(predictions), Path(truths), convention, peer_compat, json)
+        return
+    from zoo.tasks.ground_score import score_model
+
+    _print_figures(score_model(predictions, split, checkpoint_path=checkpoint, device=device), json)
 
 
 def _evaluate(predictions: Path, truths: Path, convention: str, peer_compat: bool, json: bool) -> None:
@@ -208,13 +225,17 @@ def _evaluate(predictions: Path, truths: Path, convention: str, peer_compat: boo
     result = score_files(predictions, truths, convention, peer_compat=peer_compat)
     for line in result.bad:
         out.say(f"left out: {line}")
+    _print_figures(result.figures, json)
+
+
+def _print_figures(figures: Mapping[str, Mapping[str, float]], json: bool) -> None:
     if json:
-        out.data(result.to_dict())
+        out.data(figures)
         return
     columns = ("samples", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "m_tIoU", "m_sIoU", "missing")
     rows = [
-        (kind, *(f"{figures[c]:.2f}" if "IoU" in c else f"{figures[c]:g}" for c in columns))
-        for kind, figures in result.figures.items()
+        (kind, *(f"{row[name]:.2f}" if "IoU" in name else f"{row[name]:g}" for name in columns))
+        for kind, row in figures.items()
     ]
     out.table(("", *columns), rows, right=columns)
 
@@ -272,8 +293,7 @@ def ground_start(
 
     [bold]Examples[/]
 
-    zoo ground-start stvgformer_r101 --part mdetr=pretrained_resnet101.pth --part slowfast=SLOWFAST_8x8_R50_DETECTION.pyth
-        --out start.safetensors
+    zoo ground-start stvgformer_r101 --part mdetr=mdetr.pth --part slowfast=slowfast.pyth --out start.safetensors
     """
     from zoo.tasks.ground_start import begin
 
@@ -281,7 +301,7 @@ def ground_start(
     for text in parts:
         kind, equals, path = text.partition("=")
         if not equals:
-            raise UsageError(f"--part {text}: no KIND=FILE", hint="--part mdetr=pretrained_resnet101.pth")
+            raise UsageError(f"--part {text}: no KIND=FILE", hint="--part mdetr=mdetr.pth")
         files[kind] = Path(path)
     reports, missing = begin(name, files, to)
     if json:

@@ -3,46 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zoo.data.tubes import read_annotations, read_predictions
-from zoo.data.zooclips_ground import KINDS, film_scene, plan_scene
+from zoo.data.zooclips_ground import SPLITS, film_scene, plan_scene
 from zoo.errors import InputError, UsageError
 from zoo.metrics.grounding import Convention, FrameTube, GroundingScores, grounding_scores
 from zoo.models.stvgformer import STVGFormer
 from zoo.models.stvgformer_blocks import valid_spans
 from zoo.models.stvgformer_encoders import read_words
-from zoo.tasks.ground import to_corners
+from zoo.tasks.ground import ground_pipeline, to_corners
 
-__all__ = ["FileScores", "SceneScores", "best_span", "score_files", "score_scenes"]
+__all__ = ["FileScores", "best_span", "by_kind", "score_files", "score_model", "score_scenes"]
 
 AT_ONCE = 20  # films
-
-
-@dataclass(frozen=True)
-class SceneScores:
-    """Scores of scenes, whole and by kind.
-
-    Attributes:
-        scores: Of all scenes.
-        kinds: Of each scene.
-    """
-
-    scores: GroundingScores
-    kinds: tuple[str, ...]
-
-    def figures(self) -> dict[str, float]:
-        """Per cent by name: the means of all scenes, and vIoU, tIoU and sIoU of each kind."""
-        figures = {name: value for name, value in _per_cent(self.scores).items() if "IoU" in name}
-        of_kind = np.array(self.kinds)
-        for kind in KINDS:
-            for name, values in (("vIoU", self.scores.viou), ("tIoU", self.scores.tiou), ("sIoU", self.scores.siou)):
-                figures[f"{kind}_{name}"] = 100 * float(values[of_kind == kind].mean())
-        return figures
+Figures = dict[str, dict[str, float]]  # per cent by group of samples and by name
 
 
 @dataclass(frozen=True)
@@ -50,16 +29,12 @@ class FileScores:
     """Scores of a file of predictions.
 
     Attributes:
-        figures: Per cent by name, of all samples and, where there are two, of each kind of sentence.
+        figures: As `by_kind` gives them.
         bad: Annotations that could not be used, one line each.
     """
 
-    figures: dict[str, dict[str, float]]
+    figures: Figures
     bad: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"figures": self.figures, "bad": self.bad}
 
 
 def score_files(predictions: Path, truths: Path, convention: str, *, peer_compat: bool = False) -> FileScores:
@@ -80,15 +55,34 @@ def score_files(predictions: Path, truths: Path, convention: str, *, peer_compat
         whole = grounding_scores(found, tubes, convention)  # type: ignore[arg-type]  # looked up above
     except ValueError as error:
         raise UsageError(f"{predictions}: {error}", hint="keys are the videos' names, as in the annotations") from None
-    kinds = np.array([sample.kind for sample in known.samples])
-    figures = {"all": _per_cent(whole)}
+    return FileScores(by_kind(whole, [sample.kind for sample in known.samples]), known.bad)
+
+
+def by_kind(scores: GroundingScores, kinds: Sequence[str]) -> Figures:
+    """Per cent by name, of all samples and, where there are several, of each kind."""
+    of_kind = np.array(kinds)
+    groups = {"all": scores}
     if len(set(kinds)) > 1:
-        figures |= {kind: _per_cent(whole.only(kinds == kind)) for kind in sorted(set(kinds))}
-    return FileScores(figures, known.bad)
+        groups |= {kind: scores.only(of_kind == kind) for kind in sorted(set(kinds))}
+    return {
+        group: {name: 100 * value if "IoU" in name else value for name, value in found.to_dict().items()}
+        for group, found in groups.items()
+    }
 
 
-def _per_cent(scores: GroundingScores) -> dict[str, float]:
-    return {name: 100 * value if "IoU" in name else value for name, value in scores.to_dict().items()}
+def score_model(name: str, split: str, *, checkpoint_path: Path | None = None, device: str = "auto") -> Figures:
+    """Figures of a network on the drawn scenes of a split.
+
+    Raises:
+        UsageError: It does not ground in a vocabulary of words, or there is no such split.
+        WeightsUnavailable, IntegrityError: Its weights cannot be had, or are not what they should be.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"no split {split!r}", hint=f"one of {', '.join(SPLITS)}")
+    pipe = ground_pipeline(name, checkpoint_path=checkpoint_path, device=device)
+    if not pipe.model.vocabulary:
+        raise UsageError(f"{name} was not made for drawn scenes", hint="stvgformer_tiny")
+    return by_kind(*score_scenes(pipe.model, SPLITS[split], pipe.device))
 
 
 @torch.inference_mode()
@@ -99,8 +93,8 @@ def score_scenes(
     *,
     sentences: Sequence[str] | None = None,
     side: int = 64,
-) -> SceneScores:
-    """Find the target of each scene and compare.
+) -> tuple[GroundingScores, list[str]]:
+    """Find the target of each scene and compare: the scores, and the kind of each scene.
 
     Args:
         model: An `STVGFormer` with the words of drawn scenes.
@@ -110,7 +104,8 @@ def score_scenes(
         side: Pixels a side.
     """
     bare = STVGFormer.of(model)
-    found, truths, kinds = [], [], []
+    found, truths = [], []
+    kinds: list[str] = []
     was_training = bare.training
     bare.eval()
     for at in range(0, len(seeds), AT_ONCE):
@@ -126,7 +121,7 @@ def score_scenes(
             truths.append(FrameTube(truth.start, truth.end, clip.boxes[0].astype(np.float64), 0))
             kinds.append(clip.scene.kind)
     bare.train(was_training)
-    return SceneScores(grounding_scores(found, truths), tuple(kinds))
+    return grounding_scores(found, truths), kinds
 
 
 def best_span(scores: Tensor) -> tuple[int, int]:

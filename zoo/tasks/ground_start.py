@@ -54,9 +54,9 @@ def begin(name: str, files: Mapping[str, Path], out: Path, **builder_args: Any) 
         reports.append(report)
     begun = set().union(*(report.begun for report in reports))
     args = {**card.builder_args, **builder_args}
-    made_by = {"begun_from": {kind: path.name for kind, path in files.items()}}
+    sources = {kind: path.name for kind, path in files.items()}
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    write_whole(out, save(state, facts_for(card.architecture, args, **made_by)))
+    write_whole(out, save(state, facts_for(card.architecture, args, begun_from=sources)))
     return reports, [key for key in state if key not in begun]
 
 

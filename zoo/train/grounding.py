@@ -11,7 +11,7 @@ from zoo.data.zooclips_ground import SPLITS, Clip, absent_sentence, film_scene, 
 from zoo.errors import UsageError
 from zoo.models.stvgformer import Grounding, STVGFormer
 from zoo.models.stvgformer_encoders import read_words
-from zoo.tasks.ground_score import score_scenes
+from zoo.tasks.ground_score import by_kind, score_scenes
 from zoo.train.course import Place
 from zoo.train.recipe import Recipe
 
@@ -150,8 +150,11 @@ class SceneCourse:
     def measure(self, model: nn.Module) -> dict[str, float]:
         if not self.exam:
             return {}
-        figures = score_scenes(model, self.exam, self.place.device).figures()
-        return {f"{self.recipe.data.eval_split}_{name}": value for name, value in figures.items()}
+        figures = by_kind(*score_scenes(model, self.exam, self.place.device))
+        prefix = self.recipe.data.eval_split
+        whole = {f"{prefix}_{name}": value for name, value in figures.pop("all").items() if "IoU" in name}
+        kinds = {f"{prefix}_{kind}_m_vIoU": row["m_vIoU"] for kind, row in figures.items()}
+        return whole | kinds
 
 
 def _seeds(split: str) -> range:
