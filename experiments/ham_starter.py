@@ -39,7 +39,7 @@ def main() -> None:
             settings=Settings(epochs=args.epochs, is_balanced=True),
             val=args.rounds / "test",
             device="cpu",
-            report=lambda what, done: print(f"{100 * done:3.0f}% {what}", flush=True),
+            report=lambda what, done: what.startswith("reading") or print(f"{100 * done:3.0f}% {what}", flush=True),
         )
         print(*(f"{key}: {value}" for key, value in ready.plan()), sep="\n", flush=True)
         print(teach(ready).to_dict(), flush=True)

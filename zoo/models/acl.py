@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.layers.inference import FusedConv2d, fold_neighbours, folded
+
 __all__ = [
     "ACL",
     "STAGES",
@@ -56,6 +58,50 @@ class Adapter(nn.Module):
         return self.alpha * self.bn2(self.deconv(x)).relu()  # (B, C, H, W)
 
 
+class Bank:
+    """The adapters of one stage, of all tasks, for inference: two convolutions with a group a task.
+
+    Norms are folded in. The transposed convolution is a convolution with its kernel turned around, and alpha, but for
+    its sign, is part of it.
+
+    Args:
+        adapters: One a task.
+    """
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        pairs = [(folded(a.conv, a.bn1), folded(_as_convolution(a.deconv), a.bn2), a.alpha.detach()) for a in adapters]
+        whole = [torch.ones(1)] * len(adapters)
+        self.tasks = len(adapters)
+        self.first = _grouped([first for first, _, _ in pairs], 0, whole)
+        self.second = _grouped([second for _, second, _ in pairs], 2, [alpha.abs() for _, _, alpha in pairs])
+        self.signs = torch.stack([alpha.sign() for _, _, alpha in pairs]).view(1, -1, 1, 1, 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, 1 or T, C, H, W) to (B T, C, H, W), tasks innermost: x and what is added to it."""
+        own = x.expand(-1, self.tasks, -1, -1, -1)
+        added = self.second(self.first(own.flatten(1, 2)))
+        return torch.addcmul(own, added.view_as(own), self.signs).flatten(0, 1)
+
+
+def _grouped(convs: Sequence[nn.Conv2d], padding: int, scales: Sequence[Tensor]) -> FusedConv2d:
+    """One convolution with a group a task and a ReLU behind it, of one 3x3 convolution a task, each scaled."""
+    tasks, channels = len(convs), convs[0].in_channels
+    conv = nn.Conv2d(tasks * channels, tasks * channels, 3, padding=padding, groups=tasks)
+    weights = [conv.weight * scale for conv, scale in zip(convs, scales, strict=True)]
+    biases = [cast(Tensor, conv.bias) * scale for conv, scale in zip(convs, scales, strict=True)]
+    conv.weight = nn.Parameter(torch.cat(weights).detach().contiguous(memory_format=torch.channels_last))
+    conv.bias = nn.Parameter(torch.cat(biases).detach())
+    return FusedConv2d(conv.requires_grad_(False), nn.ReLU())
+
+
+def _as_convolution(deconv: nn.ConvTranspose2d) -> nn.Conv2d:
+    """The convolution, with its input padded by two, that a transposed 3x3 convolution of stride 1 is."""
+    conv = nn.Conv2d(deconv.in_channels, deconv.out_channels, 3, padding=2)
+    conv.weight = nn.Parameter(deconv.weight.detach().transpose(0, 1).flip(2, 3).contiguous())
+    conv.bias = nn.Parameter(cast(Tensor, deconv.bias).detach())
+    return conv
+
+
 class ACL(nn.Module):
     """An extractor with the adapters and heads of the tasks learned so far.
 
@@ -85,9 +131,24 @@ class ACL(nn.Module):
         self.adapters = nn.ModuleList()
         self.heads = nn.ModuleList()
         self.past = nn.ModuleList()
+        self.banks: list[Bank] = []  # of a copy for inference: each stage's adapters, all tasks in one
         for size in task_sizes:
             self.add_task(size)
         self.eval()
+
+    def optimized(self, x: Tensor) -> "ACL":
+        """A copy for inference: norms folded, maps channels-last, all tasks' adapters of a stage at once.
+
+        It gives the same within rounding, and can be neither trained nor changed.
+
+        Args:
+            x: A picture (1, C, H, W), on which it is tried.
+        """
+        copied = copy.deepcopy(self).eval().requires_grad_(False)
+        copied.backbone = fold_neighbours(self.backbone, x)
+        tasks = self._tasks()
+        copied.banks = [Bank([cast(Adapter, adapters[i]) for adapters in tasks]) for i in range(len(self.stages))]
+        return copied
 
     @property
     def task_sizes(self) -> tuple[int, ...]:
@@ -120,7 +181,7 @@ class ACL(nn.Module):
         self.heads.append(nn.Linear(self.num_features, classes + 1))
 
     def keep_heads(self) -> None:
-        """Lay the heads aside as they stand; for `choose` with fewer tasks, and for `remove_task`."""
+        """Lay the heads aside as they stand; for `over_time` and `remove_task`."""
         self.past.append(copy.deepcopy(self.heads).requires_grad_(False))
 
     def remove_task(self) -> None:
@@ -130,22 +191,20 @@ class ACL(nn.Module):
             self.heads = cast(nn.ModuleList, self.past[-1].requires_grad_(True))
             del self.past[-1]
 
-    def choose(self, x: Tensor, tasks: int | None = None) -> "Choice":
-        """The answers to (B, C, H, W) pictures, now or as they were after so many tasks."""
-        return self.choose_by(self.features(x), tasks)
+    def choose(self, x: Tensor) -> "Choice":
+        """The answers to (B, C, H, W) pictures."""
+        return choose(self.heads_of(self.features(x)), self.task_sizes)
 
-    def choose_by(self, features: Tensor, tasks: int | None = None) -> "Choice":
-        """The same from (B, T, D) features of every task.
-
-        Raises:
-            ValueError: The heads of that time were not kept.
-        """
-        tasks = tasks or len(self.heads)
-        if tasks < len(self.heads) and tasks > len(self.past):
-            raise ValueError(f"the heads as they were after {tasks} tasks were not kept")
-        heads = self.heads if tasks == len(self.heads) else cast(nn.ModuleList, self.past[tasks - 1])
-        logits = [head(features[:, t]) for t, head in enumerate(heads)]
-        return choose(torch.cat(logits, 1), self.task_sizes[:tasks])
+    def over_time(self, x: Tensor) -> "list[Choice | None]":
+        """The answers as they were after each task, the last ones as they are; None where heads were not kept."""
+        features = self.features(x)
+        past = [cast(nn.ModuleList, heads) for heads in self.past]
+        kept = past if len(past) == len(self.heads) - 1 else [None] * (len(self.heads) - 1)
+        found: list[Choice | None] = []
+        for tasks, heads in enumerate([*kept, self.heads], 1):
+            logits = [head(features[:, t]) for t, head in enumerate(heads)] if heads is not None else []
+            found.append(choose(torch.cat(logits, 1), self.task_sizes[:tasks]) if logits else None)
+        return found
 
     def train(self, mode: bool = True) -> "ACL":
         super().train(False)
@@ -164,6 +223,10 @@ class ACL(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """(B, T, D) features through every task's adapters. Up to the first adapted stage tasks share the work."""
         tasks = len(self.adapters)
+        banks = self.banks
+        if banks:
+            found = self._run(x, lambda i, x: banks[i](x.unflatten(0, (-1, 1 if i == 0 else tasks))))  # type: ignore[no-untyped-call]
+            return found.reshape(-1, tasks, found.shape[1])
 
         def adapt(i: int, x: Tensor) -> Tensor:
             own = x.reshape(-1, 1 if i == 0 else tasks, *x.shape[1:])  # (B, T, C, H, W), tasks innermost

@@ -57,12 +57,14 @@ class TaughtNetwork(Protocol):
     def task_sizes(self) -> tuple[int, ...]:
         """Classes of each task."""
 
-    def choose(self, x: Tensor, tasks: int | None = None) -> Choice:
-        """The answers to normalised (B, C, H, W) pictures, now or as they were after so many tasks.
+    def choose(self, x: Tensor) -> Choice:
+        """The answers to normalised (B, C, H, W) pictures."""
 
-        Raises:
-            ValueError: What it was then is not kept.
-        """
+    def over_time(self, x: Tensor) -> list[Choice | None]:
+        """The answers as they were after each task, the last ones as they are; None for what is not kept."""
+
+    def optimized(self, x: Tensor) -> nn.Module:
+        """A copy that answers alike in less time, tried on a picture (1, C, H, W); the network itself if there is none."""
 
     def describe(self, x: Tensor) -> Tensor:
         """(B, D) features by which pictures are picked to be kept."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ from zoo.tasks.taught import Facts, Taught, read_taught
 
 __all__ = ["answers", "cropped", "evaluate_taught", "taught_pipeline"]
 
-CHUNK = 64
+CHUNK = 64  # pictures computed at once
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,12 @@ def taught_pipeline(
     """
     place = pick_device(device)
     taught = read_taught(model) if isinstance(model, Path) else model
+    network = taught.network.to(place).eval().requires_grad_(False)
+    if place.type == "cpu":
+        network = taught.learner.optimized(torch.zeros(1, *taught.facts.input.size))
     return Pipeline(
         card_of(taught.facts, str(model) if isinstance(model, Path) else "taught"),
-        taught.network.to(place, memory_format=torch.channels_last).eval().requires_grad_(False),  # type: ignore[call-overload]
+        network,
         Answer(taught.facts, topk, probabilities),
         device=place,
         dtype=torch.float32,
@@ -150,19 +155,18 @@ def cropped(
     return images[: len(good)], samples.labels[good], tuple(failed)
 
 
-def answers(taught: Taught, images: Tensor, tasks: int | None = None, device: torch.device | None = None) -> Choice:
-    """Answers to (N, H, W, C) uint8 pictures, now or as they were after so many tasks.
+def answers(taught: Taught, images: Tensor, device: torch.device) -> Choice:
+    """Answers to (N, H, W, C) uint8 pictures."""
+    found = _over_chunks(taught.learner.choose, taught, images, device)
+    return Choice(*(torch.cat(values) for values in zip(*found, strict=True)))
 
-    Raises:
-        ValueError: What the model was then is not kept.
-    """
-    place = device or torch.device("cpu")
+
+def _over_chunks(function: Callable[[Tensor], T], taught: Taught, images: Tensor, device: torch.device) -> list[T]:
+    """What a function gives for pictures, a few at a time, without gradients."""
+    taught.network.to(device).eval()  # outside inference mode: weights moved within could not be trained any more
     normalise = Preprocess(taught.facts.input).normalise
-    # moved outside of inference mode: weights that are moved inside it could not learn any more
-    network = taught.network.to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     with torch.inference_mode():
-        found = [network.choose(normalise(part.to(place)), tasks) for part in torch.split(images, CHUNK)]
-    return Choice(*(torch.cat(values).cpu() for values in zip(*found, strict=True)))
+        return [function(normalise(part.to(device))) for part in torch.split(images, CHUNK)]
 
 
 def evaluate_taught(
@@ -218,11 +222,12 @@ def _matrix(
     known = truth >= 0
     task = torch.searchsorted(ends, truth.clamp(min=0), right=True)
     matrix, overall, recall = np.full((count, count), np.nan), np.full(count, np.nan), np.full(count, np.nan)
-    for j in range(count):
-        try:
-            choice = answers(taught, images, j + 1, device)
-        except ValueError:  # this method does not keep what it was
+    chunks = _over_chunks(taught.learner.over_time, taught, images, device)
+    for j, parts in enumerate(zip(*chunks, strict=True)):
+        known_parts = [part for part in parts if part is not None]
+        if not known_parts:  # this method does not keep what it was
             continue
+        choice = Choice(*(torch.cat(values).cpu() for values in zip(*known_parts, strict=True)))
         seen = known & (task <= j)
         for i in range(j + 1):
             mine = seen & (task == i)

@@ -342,7 +342,7 @@ def _threshold(taught: Taught, device: torch.device) -> float | None:
         return None
     rows, _ = taught.memory.labelled()
     images = torch.stack([torch.from_numpy(taught.picture(int(row)).copy()) for row in rows])
-    scores = answers(taught, images, device=device).scores
+    scores = answers(taught, images, device).scores
     return float(scores.double().quantile(1 - KNOWN_SHARE, interpolation="lower"))
 
 
@@ -353,7 +353,7 @@ def _shares(taught: Taught, images: Tensor, truth: Tensor, device: torch.device)
     known = task < len(ends)
     if not known.any():
         return [None] * len(ends)
-    choice = answers(taught, images[known], device=device)
+    choice = answers(taught, images[known], device)
     right = [(task[known] == i) for i in range(len(ends))]
     return [accuracy(truth[known][mine], choice.classes[mine]) if mine.any() else None for mine in right]
 
