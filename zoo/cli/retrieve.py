@@ -378,7 +378,7 @@ def _show(ranking: "Ranking") -> None:
         )
 
 
-def _flat(ranking: "Ranking") -> list[Mapping[str, Any]]:
+def _flat(ranking: "Ranking") -> Sequence[Mapping[str, Any]]:
     """A CSV row a hit."""
     rows = [
         {

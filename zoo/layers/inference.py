@@ -63,7 +63,7 @@ def fold_neighbours(model: nn.Module, x: Tensor) -> nn.Module:
         model: Evaluating.
         x: An input of it.
     """
-    changed = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as documented
+    changed = copy.deepcopy(model).to(memory_format=torch.channels_last)
     for parent in list(changed.modules()):
         for (name, conv), (behind, norm) in pairwise(list(parent.named_children())):
             if _is_conv(conv) and _is_norm_with_activation(norm) and norm.num_features == conv.out_channels:
@@ -191,7 +191,7 @@ class FusedConv2d(nn.Module):
         is_plain = conv.groups == conv.in_channels > 1 or x.device.type != "cpu" or x.dtype != torch.float32
         if is_plain or not ONEDNN or torch.is_grad_enabled():
             return self.act(conv(x))
-        where = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)  # type: ignore[arg-type]
+        where = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         if self.kept is None:
             self.kept = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *where, list(x.shape))
         x = x.contiguous(memory_format=torch.channels_last)

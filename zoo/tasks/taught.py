@@ -64,7 +64,7 @@ class TaughtNetwork(Protocol):
         """The answers as they were after each task, the last ones as they are; None for what is not kept."""
 
     def optimized(self, x: Tensor) -> nn.Module:
-        """A copy that answers alike in less time, tried on a picture (1, C, H, W); the network itself if there is none."""
+        """A copy that answers alike in less time, tried on a picture (1, C, H, W); the network itself if none does."""
 
     def describe(self, x: Tensor) -> Tensor:
         """(B, D) features by which pictures are picked to be kept."""
