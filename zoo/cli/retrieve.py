@@ -378,9 +378,9 @@ def _show(ranking: "Ranking") -> None:
         )
 
 
-def _flat(ranking: "Ranking") -> Sequence[Mapping[str, Any]]:
+def _flat(ranking: "Ranking") -> list[Mapping[str, Any]]:
     """A CSV row a hit."""
-    rows = [
+    rows: list[Mapping[str, Any]] = [
         {
             "query": ranking.query,
             "rank": hit.rank,

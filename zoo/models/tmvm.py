@@ -168,11 +168,12 @@ class FrameEncoder(nn.Module):
         super().__init__()
         import timm
 
-        self.backbone: Any = timm.create_model(backbone, num_classes=0, global_pool="")
-        side = -(-size // self.backbone.feature_info[-1]["reduction"])
+        network: Any = timm.create_model(backbone, num_classes=0, global_pool="")
+        self.backbone = network
+        side = -(-size // network.feature_info[-1]["reduction"])
         self.grid = side, side
         self.num_frames = num_frames
-        self.proj = nn.Linear(self.backbone.num_features, dim)
+        self.proj = nn.Linear(network.num_features, dim)
         self.temporal_embed = nn.Parameter(torch.zeros(1, num_frames, dim))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(dim, num_heads, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
