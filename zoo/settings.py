@@ -20,7 +20,9 @@ __all__ = [
     "hub_org",
     "max_pixels",
     "mirror_token",
+    "processes_here",
     "set_hub_endpoint",
+    "set_max_pixels",
     "store_token",
 ]
 
@@ -97,6 +99,16 @@ def max_pixels() -> int:
     if not value.isdigit() or value == "0":
         raise UsageError(f"ZOO_MAX_PIXELS is {value!r}", hint="a positive whole number of pixels")
     return int(value)
+
+
+def processes_here() -> int:
+    """Processes of this machine that torchrun started to share one job, this one among them; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def set_max_pixels(count: int) -> None:
+    """Another limit for the rest of this process and for those it starts."""
+    os.environ["ZOO_MAX_PIXELS"] = str(count)
 
 
 def card_folder() -> Path:

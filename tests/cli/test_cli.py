@@ -22,6 +22,7 @@ from zoo.registry.names import list_names
 
 ARCH = "reste_resnet20_cifar"
 COMMANDS = ["list", "info", "predict", "embed", "filter", "pull", "convert", "cache", "retrieve"]
+COMMANDS += ["ground", "ground-eval", "ground-start"]
 COMMANDS += ["train", "eval", "verify", "export", "doctor", "publish", "mirror"]
 
 

@@ -380,7 +380,7 @@ def _show(ranking: "Ranking") -> None:
 
 def _flat(ranking: "Ranking") -> list[Mapping[str, Any]]:
     """A CSV row a hit."""
-    rows = [
+    rows: list[Mapping[str, Any]] = [
         {
             "query": ranking.query,
             "rank": hit.rank,

@@ -1,4 +1,4 @@
-"""Videos with sentences that describe them: published sets by their own annotation files, and lists of one's own."""
+"""Videos with sentences that describe them: published sets by their annotation files, and lists of one's own."""
 
 import csv
 import json

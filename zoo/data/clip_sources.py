@@ -26,13 +26,12 @@ TURNS = ("left", "right")  # words that a mirrored clip would make wrong
 
 
 class ClipSource(Protocol):
-    """Clips by their number.
+    """Clips by their number."""
 
-    Attributes:
-        captions: Sentences of each clip.
-    """
-
-    captions: Sequence[Sequence[str]]
+    @property
+    def captions(self) -> Sequence[Sequence[str]]:
+        """Sentences of each clip."""
+        ...
 
     def read(self, index: int, rng: np.random.Generator | None) -> tuple[NDArray[np.uint8], int]:
         """(F, H, W, 3) frames, and how many of them are the clip's; the rest repeat its last one.

@@ -25,6 +25,7 @@ __all__ = [
     "VideoWriter",
     "av_library",
     "damaged",
+    "frame_times",
     "is_video",
     "promised",
     "upright",
@@ -34,6 +35,8 @@ VIDEO_SUFFIXES = frozenset([".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 TICKS = 90_000  # time stamps a second in what is written
 BT709, LIMITED, HD = 1, 1, 720  # codes of H.264's colour matrix and range; untagged videos this high are BT.709
 UNTAGGED = 2
+FOR_BROWSERS = (".mp4", ".m4v", ".mov")  # their index goes to the front, so that they play while they load
+PLAYED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # sound that those hold as it is
 SLACK = 0.5  # seconds that a whole video's last frame may begin before the end that its file promises
 
 
@@ -145,6 +148,29 @@ def promised(container: Any, stream: Any) -> float:
     return float(container.duration or 0) / 1e6 if alone else 0.0
 
 
+def frame_times(path: str | Path) -> NDArray[np.float64]:
+    """When each frame of a video is shown: (F,) seconds from its first one, rising; nothing is decoded for it.
+
+    Raises:
+        InputError: It cannot be opened, has no picture, or PyAV is not installed.
+    """
+    with VideoReader(path) as reader:
+        rate = float(reader.rate)
+    av = av_library()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            ticks = [packet.pts if packet.pts is not None else packet.dts for packet in packets]
+            scale = float(stream.time_base)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise damaged(str(path), error) from error
+    if None in ticks:  # a stream that does not say; its average rate has to do
+        return np.arange(len(ticks)) / rate
+    times = np.sort(np.array(ticks, np.float64)) * scale
+    return times - times[0]
+
+
 def upright(frame: Any) -> NDArray[np.uint8]:
     """The RGB pixels of a frame of PyAV, turned as the file asks."""
     matrix = "ITU709" if frame.colorspace == UNTAGGED and frame.height >= HD else None
@@ -161,22 +187,35 @@ class VideoWriter:
         path: .mp4, .mov or .mkv.
         size: Width and height of the frames.
         rate: Frames a second, for players that ask.
-        sound_of: A video whose first sound track is copied, as far as its frames reach.
+        sound_of: A video whose first sound track is copied, as far as its frames reach; to AAC, where .mp4 or .mov does
+            not take it as it is.
+        preset: x264's word for how long it looks for a smaller file.
 
     Raises:
         InputError: It cannot be written.
     """
 
     def __init__(
-        self, path: Path, size: tuple[int, int], rate: Fraction, *, sound_of: str | Path | None = None
+        self,
+        path: Path,
+        size: tuple[int, int],
+        rate: Fraction,
+        *,
+        sound_of: str | Path | None = None,
+        preset: str = "medium",
     ) -> None:
         av = av_library()
         self.path = path
         self._part = path.with_name(f"{path.stem}.part{path.suffix}")
         self._sound = None
         self._packets: Iterator[Any] = iter(())
-        self._container = av.open(str(self._part), "w")
-        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
+        for_browsers = {"movflags": "+faststart"} if path.suffix.lower() in FOR_BROWSERS else {}
+        try:
+            self._container = av.open(str(self._part), "w", container_options=for_browsers)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{path} cannot be written: {reason}", hint="check the folder") from None
+        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": preset})
         self._stream.width, self._stream.height = (side + side % 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
@@ -196,15 +235,24 @@ class VideoWriter:
             source.close()
             return
         self._sound = source
-        copied = self._container.add_stream_from_template(source.streams.audio[0])
-        self._packets = self._sound_packets(source, copied)
+        sound = source.streams.audio[0]
+        if self.path.suffix.lower() not in FOR_BROWSERS or sound.codec_context.name in PLAYED:
+            self._packets = self._copied(source, self._container.add_stream_from_template(sound))
+        else:
+            self._packets = self._encoded_again(source, self._container.add_stream("aac", rate=sound.rate))
 
     @staticmethod
-    def _sound_packets(source: Any, copied: Any) -> Iterator[Any]:
+    def _copied(source: Any, stream: Any) -> Iterator[Any]:
         for packet in source.demux(source.streams.audio[0]):
             if packet.dts is not None:
-                packet.stream = copied
+                packet.stream = stream
                 yield packet
+
+    @staticmethod
+    def _encoded_again(source: Any, stream: Any) -> Iterator[Any]:
+        for frame in source.decode(source.streams.audio[0]):
+            yield from stream.encode(frame)
+        yield from stream.encode(None)
 
     def write(self, frame: Frame) -> None:
         """Append a frame; times rise."""

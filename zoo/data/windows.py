@@ -131,10 +131,8 @@ def clips_of_all(
             for number in range(len(paths)):
                 pool.submit(decode, number)
             for number, queue in enumerate(waiting):
-                clip: Clip | ZooError | None = queue.get()
-                while clip is not None:
-                    yield number, clip
-                    clip = queue.get()
+                while (found := queue.get()) is not None:
+                    yield number, found
                 started.release()
                 yield number, None
         finally:

@@ -46,6 +46,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     format: int
     facts: Facts
     next: int = 1  # number of the next shard
+    numbering: int = 1  # of the rows: a compaction begins another
     shards: list[_Shard] = []
 
 
@@ -106,7 +107,7 @@ class Gallery:
         for _ in range(TRIES):
             manifest = _read(folder)
             try:
-                return cls(folder, manifest, _mapped(folder, manifest))
+                return cls(folder, manifest, _mapped(folder, manifest.shards, manifest.facts))
             except FileNotFoundError as error:
                 missing = error.filename
                 if _read(folder) == manifest:
@@ -143,6 +144,16 @@ class Gallery:
     def removed(self) -> int:
         """Rows that no longer count and still take room."""
         return sum(len(shard.removed) for shard in self._manifest.shards)
+
+    @property
+    def numbering(self) -> int:
+        """Which numbering of rows this is: `compact` begins another."""
+        return self._manifest.numbering
+
+    def removed_rows(self) -> NDArray[np.int64]:
+        """Rows that no longer count, rising."""
+        rows = [part.first + i for part in self._parts for i in part.shard.removed]
+        return np.array(rows, np.int64)
 
     def info(self) -> dict[str, Any]:
         """What is known about it, as plain JSON types: the facts, items, removed, shards, bytes."""
@@ -217,7 +228,13 @@ class Gallery:
         lines = [msgspec.json.encode(dict(item)) for item in items]
         with self._writing() as manifest:
             _mark(manifest, removing)
-            manifest.shards += self._written(manifest, added, lines)
+            old = _mapped(self.folder, self._small_tail(manifest, len(lines)), self.facts)
+            gone = [part.first + i for part in old for i in part.shard.removed]
+            lines = [*(line for part in old for line in self._lines(part)), *lines]
+            new = self._written(manifest, torch.cat([*(part.vectors for part in old), added]), lines)
+            if gone:
+                new[0].removed = gone
+            manifest.shards += new
 
     def remove(self, rows: ArrayLike) -> None:
         """Let rows count no longer; `compact` gives their room back.
@@ -236,8 +253,9 @@ class Gallery:
             InputError: The disk is full, or another process writes; nothing changed.
         """
         with self._writing() as manifest:
-            parts = _mapped(self.folder, manifest)
+            parts = _mapped(self.folder, manifest.shards, manifest.facts)
             manifest.shards = []
+            manifest.numbering += 1
             size = self._shard_rows()
             waiting: list[Tensor] = []
             lines: list[bytes] = []
@@ -263,7 +281,15 @@ class Gallery:
             yield manifest
             _write(self.folder, manifest)
             _sweep(self.folder, manifest)
-        self._manifest, self._parts = manifest, _mapped(self.folder, manifest)
+        self._manifest, self._parts = manifest, _mapped(self.folder, manifest.shards, manifest.facts)
+
+    def _small_tail(self, manifest: _Manifest, count: int) -> list[_Shard]:
+        """Shards taken off the end that are no larger than what comes behind them: many small steps leave few files."""
+        tail: list[_Shard] = []
+        while manifest.shards and (last := manifest.shards[-1]).items <= min(count, self._shard_rows() - count):
+            tail.insert(0, manifest.shards.pop())
+            count += last.items
+        return tail
 
     def _written(self, manifest: _Manifest, vectors: Tensor, lines: list[bytes]) -> list[_Shard]:
         """New files, not yet listed."""
@@ -325,8 +351,8 @@ def _write(folder: Path, manifest: _Manifest) -> None:
     write_whole(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
-def _mapped(folder: Path, manifest: _Manifest) -> list[_Part]:
-    """The shards, mapped into memory.
+def _mapped(folder: Path, shards: list[_Shard], facts: Facts) -> list[_Part]:
+    """Shards, mapped into memory.
 
     Raises:
         FileNotFoundError: One is gone.
@@ -335,12 +361,12 @@ def _mapped(folder: Path, manifest: _Manifest) -> list[_Part]:
     from safetensors.torch import load_file
 
     parts, first = [], 0
-    for shard in manifest.shards:
+    for shard in shards:
         path = folder / f"{shard.name}.safetensors"
         if not path.exists():
             raise FileNotFoundError(2, "gone", str(path))
         contents = read_contents(path)
-        expected = {"vectors": (shard.items, manifest.facts.per_item, manifest.facts.dim)}
+        expected = {"vectors": (shard.items, facts.per_item, facts.dim)}
         if contents.shapes != expected or contents.dtypes != {"vectors": "F16"}:
             raise IntegrityError(f"{path} holds {contents.shapes}, not {expected}", hint="restore it, or index again")
         alive = None

@@ -48,7 +48,7 @@ class DividedAttention(nn.Module):
 
         def lines(t: Tensor) -> Tensor:
             """(B, h, F n, d) -> (B, h, lines, length, d)."""
-            t = t.unflatten(2, (frames, patches))
+            t = torch.unflatten(t, 2, (frames, patches))
             return t.transpose(2, 3) if along == "time" else t
 
         def keys(t: Tensor) -> Tensor:

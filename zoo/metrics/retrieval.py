@@ -34,8 +34,8 @@ class Ranks:
     @classmethod
     def of(cls, ranks: NDArray[np.float64]) -> "Ranks":
         """Of the rank of each query."""
-        first = (100 * float((ranks <= k).mean()) for k in (1, 5, 10))
-        return cls(*first, float(np.median(ranks)), float(ranks.mean()), len(ranks))
+        r1, r5, r10 = (100 * float((ranks <= k).mean()) for k in (1, 5, 10))
+        return cls(r1, r5, r10, float(np.median(ranks)), float(ranks.mean()), len(ranks))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """ConSE for clips: what a classifier sees in them, as a mean of the names of its classes.
 
 M. Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", arXiv:1312.5650, section 3, over
-the mean of a clip's frames. B clips of F frames, n places of the last map a frame, E dimensions of the sentence encoder.
+the mean of a clip's frames. B clips of F frames, n places of the last map a frame, E dimensions of a sentence.
 """
 
 import torch

@@ -168,11 +168,12 @@ class FrameEncoder(nn.Module):
         super().__init__()
         import timm
 
-        self.backbone = timm.create_model(backbone, num_classes=0, global_pool="")
-        side = -(-size // self.backbone.feature_info[-1]["reduction"])
+        network: Any = timm.create_model(backbone, num_classes=0, global_pool="")
+        self.backbone = network
+        side = -(-size // network.feature_info[-1]["reduction"])
         self.grid = side, side
         self.num_frames = num_frames
-        self.proj = nn.Linear(self.backbone.num_features, dim)
+        self.proj = nn.Linear(network.num_features, dim)
         self.temporal_embed = nn.Parameter(torch.zeros(1, num_frames, dim))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(dim, num_heads, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
@@ -374,7 +375,7 @@ def tmvm_frozen_base(
     video = SpaceTimeTransformer(img_size, patch_size, width, depth, num_heads, num_frames)
     words = distilbert(**dict(text or {}))
     text_dim = int((text or {}).get("dim", 768))
-    sizes = {"dim": width, "text_dim": text_dim, "embed_dim": embed_dim, "max_words": max_words}
+    sizes: dict[str, Any] = {"dim": width, "text_dim": text_dim, "embed_dim": embed_dim, "max_words": max_words}
     model = TMVM(video, words, pool="first", text_relu=True, vocabulary="bert", **sizes, **head)
     return _loaded(model, pretrained, pretrained_cfg)
 
@@ -415,8 +416,8 @@ def tmvm_clip_vit_b32(
     vision = {"resolution": image_resolution, "patch_size": vision_patch_size}
     video = ClipFrames(num_frames, embed_dim, width=vision_width, layers=vision_layers, **vision)
     text = ClipText(context_length, vocab_size, transformer_width, transformer_layers, embed_dim)
-    sizes = {"dim": embed_dim, "text_dim": 0, "embed_dim": embed_dim, "max_words": context_length}
-    own = {"pool": "end", "vocabulary": "clip", "is_gated": True, "temperature": 0.0}
+    sizes: dict[str, Any] = {"dim": embed_dim, "text_dim": 0, "embed_dim": embed_dim, "max_words": context_length}
+    own: dict[str, Any] = {"pool": "end", "vocabulary": "clip", "is_gated": True, "temperature": 0.0}
     return _loaded(TMVM(video, text, **sizes, **own, **head), pretrained, pretrained_cfg)
 
 
@@ -495,7 +496,7 @@ def tmvm_tiny(
     known = tuple(words) or WORDS
     video = SpaceTimeTransformer(img_size, patch_size, width, depth, num_heads, num_frames)
     text = WordEncoder(len(known) + 2, width, 1, num_heads, max_words)
-    sizes = {"dim": width, "text_dim": width, "embed_dim": embed_dim, "max_words": max_words}
+    sizes: dict[str, Any] = {"dim": width, "text_dim": width, "embed_dim": embed_dim, "max_words": max_words}
     model = TMVM(video, text, pool="mean", vocabulary="words", words=known, **sizes, **head)
     return _loaded(model, pretrained, pretrained_cfg)
 

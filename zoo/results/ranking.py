@@ -120,6 +120,11 @@ class Ranking:
         best = ", ".join(f"{PurePath(hit.path).name} {hit.score:.3f}" for hit in self.hits[:3])
         return f"Ranking({self.query}: {best}{', …' if len(self) > 3 else ''})"
 
+    @property
+    def source(self) -> str:
+        """The query, as results of other tasks call it."""
+        return self.query
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: query, what is known of it, hits, searched, note, error."""
         known = {"label": self.label, "camera": self.camera, "modality": self.modality}

@@ -168,7 +168,7 @@ def peaks(masks: Tensor, clips: Sequence[Clip]) -> list[list[float]]:
     """For each clip and prototype, when the frame comes that its mask (B, N, K) lies on most."""
     frames = clips[0].pixels.shape[0]
     seen = masks.shape[1] // max(1, masks.shape[1] // frames)
-    weight = masks.unflatten(1, (seen, -1)).sum(2)  # (B, F, K)
+    weight = torch.unflatten(masks, 1, (seen, -1)).sum(2)  # (B, F, K)
     return [
         [round(float(clip.times[at]), 3) for at in best]
         for clip, best in zip(clips, weight.argmax(1).tolist(), strict=True)

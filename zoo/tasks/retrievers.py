@@ -115,7 +115,7 @@ class Retriever:
             whole = None if bool(seen.all()) else seen.to(self.device)
             half = torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
             with half:
-                found = self.network.encode_video(flat.unflatten(0, video.shape[:2]), whole)
+                found = self.network.encode_video(torch.unflatten(flat, 0, video.shape[:2]), whole)
             return Prototypes(*(field.float().cpu() for field in found))
         except torch.OutOfMemoryError:
             if len(video) == 1:
@@ -142,7 +142,7 @@ class Retriever:
             raise InputError(f"{self.name} knows no word of {lost[0]!r}", hint="write it in plain English")
         vectors = [
             self._encode_text(ids.to(self.device), mask.to(self.device)).float().cpu()
-            for ids, mask in zip(tokens.ids.split(PARTS), tokens.mask.split(PARTS), strict=True)
+            for ids, mask in zip(*(torch.split(part, PARTS) for part in (tokens.ids, tokens.mask)), strict=True)
         ]
         limit = tokens.ids.shape[1]
         notes = tuple(_note(text, i in tokens.cut, limit, tokens.unknown[i]) for i, text in enumerate(texts))
@@ -270,6 +270,6 @@ def _class_names(
     classifier.load_state_dict(state)
     texts = [TEMPLATE.format(name) for name in label_names("imagenet-1k")]
     tokens = encode(texts)
-    parts = zip(tokens.ids.to(device).split(PARTS), tokens.mask.to(device).split(PARTS), strict=True)
+    parts = zip(*(torch.split(part.to(device), PARTS) for part in (tokens.ids, tokens.mask)), strict=True)
     names = torch.cat([read(ids, mask) for ids, mask in parts])
     return Conse(classifier, names, (7, 7)).to(device).eval().requires_grad_(False)

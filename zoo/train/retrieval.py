@@ -51,7 +51,7 @@ class ClipBatch(NamedTuple):
     def parts(self, count: int) -> list["ClipBatch"]:
         """The same in equal parts."""
         fields = (field.chunk(count) for field in self[:4])
-        return [ClipBatch(*part, []) for part in zip(*fields, strict=True)]
+        return [ClipBatch(video, seen, ids, mask, []) for video, seen, ids, mask in zip(*fields, strict=True)]
 
 
 class RetrievalMethod(Protocol):
@@ -117,13 +117,13 @@ class ClipCourse:
 
     def loss(self, model: nn.Module, part: ClipBatch) -> Tensor:
         video, seen, ids, mask = (field.to(self.place.device, non_blocking=True) for field in part[:4])
-        bare: TMVM = getattr(model, "module", model)
+        bare = cast(TMVM, getattr(model, "module", model))
         found = model(self._normalised(video), ids, mask, None if bool(seen.all()) else seen)
         return self.method.retrieval_loss(found, bare.scale)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}
-        bare: TMVM = getattr(model, "module", model)
+        bare = cast(TMVM, getattr(model, "module", model))
         was_training = bare.training
         bare.eval()
         for name, exam in self.exams.items():
@@ -177,7 +177,8 @@ class _Learnt(Dataset[ClipBatch]):
         epoch, step = at
         order = np.random.default_rng((self.seed, ORDER, epoch)).permutation(self.rows)
         chosen = order[step * self.size :][: self.size][self.mine].tolist()
-        clips, texts, bad = [], [], []
+        clips, texts = [], []
+        bad: list[str] = []
         for row in chosen:
             rng = np.random.default_rng((self.seed, CHANCE, epoch, row))
             index, clip = self._read(row, rng, bad)
