@@ -417,7 +417,7 @@ def synth(
     to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to; made if missing.", show_default=False)],
     preset: Annotated[str, typer.Option(metavar="NAME", help="tiny, small or std.")] = "small",
     layout: Annotated[str, typer.Option(metavar="NAME", help="sysu, regdb or vcm.")] = "sysu",
-    renderer: Annotated[str, typer.Option(metavar="NAME", help="What infrared is: thermal or nir.")] = "thermal",
+    renderer: Annotated[str, typer.Option(metavar="NAME", help="What infrared is: thermal, nir or mixed.")] = "thermal",
     seed: Annotated[int, typer.Option(min=0, help="Of people, places and shots.")] = 1,
     json: Json = False,
     quiet: Quiet = False,
@@ -433,7 +433,7 @@ def synth(
     zoo reid synth --out people --preset tiny
     zoo reid synth --out regdb --layout regdb --renderer nir --workers 4
     """
-    from zoo.data.people_sets import LAYOUTS, write_people
+    from zoo.data.people_sets import write_people
 
     kinds: Any = {"layout": layout, "renderer": renderer}
     with out.progress("draw") as step:
@@ -442,7 +442,7 @@ def synth(
         out.data(facts)
         return
     people = sum(facts["identities"].values())
-    out.say(f"{facts['pictures']:,} pictures of {people} people in {to / LAYOUTS[kinds['layout']]}")
+    out.say(f"{facts['pictures']:,} pictures of {people} people in {to / facts['photographs']}")
 
 
 @reid.command("check-data")

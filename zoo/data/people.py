@@ -146,7 +146,7 @@ def person(seed: int, pid: int) -> Person:
         colours[label] = _colour(rng)
     colours[SKIN] = rng.uniform(0.35, 1) * np.array([235, 190, 160])
     colours[HAIR] = rng.uniform(0.1, 0.9) * np.array([210, 170, 110])
-    second = _colour(rng)
+    second = 0.7 * colours[UPPER] + 0.3 * _colour(rng)
     reflectance = np.array(REFLECTANCE)
     reflectance[[UPPER, LOWER, BAG]] = rng.uniform([0.4, 0.35, 0.2], [0.8, 0.75, 0.6])
     return Person(
@@ -411,8 +411,13 @@ class _Body:
         line = middle + ry if behind else middle + ry * {"high": -0.6, "middle": -0.4, "low": -0.2}[shared["fringe"]]
         self._crown(middle, 1.08 * rx, 1.06 * ry, line)
         if outline["hair"] == "cap":
-            self._box(min(0, 1.5 * rx * self.sin) - 0.3 * rx, middle - 0.35 * ry,
-                      max(0, 1.5 * rx * self.sin) + 0.3 * rx, middle - 0.2 * ry, HAIR)
+            self._box(
+                min(0, 1.5 * rx * self.sin) - 0.3 * rx,
+                middle - 0.35 * ry,
+                max(0, 1.5 * rx * self.sin) + 0.3 * rx,
+                middle - 0.2 * ry,
+                HAIR,
+            )
             self._trapezoid(middle - 1.15 * ry, 0.8 * rx, middle - 0.35 * ry, 1.1 * rx, HAIR)
         if not behind and shared["face"] != "bare":
             x = 0.5 * rx * self.sin
@@ -445,8 +450,8 @@ def _visible(body: _Body, scene: Array, soft: Array, seed: int, camera: int) -> 
     colours = who.colours[body.labels]
     if who.texture != "plain":
         period = who.period * body.scale
-        rows, columns = np.indices(body.labels.shape)
-        rows, columns = (rows - body.top) // period % 2 > 0, (columns - body.axis) // period % 2 > 0
+        down, across = np.indices(body.labels.shape)
+        rows, columns = (down - body.top) // period % 2 > 0, (across - body.axis) // period % 2 > 0
         second = {"horizontal": rows, "vertical": columns, "check": rows ^ columns}[who.texture]
         colours[second & (body.labels == UPPER)] = who.second
     lit = _halved(colours * (_shading(body) * (body.labels > BACKGROUND))[:, :, None])
@@ -473,9 +478,7 @@ def _shading(body: _Body) -> Array:
     return np.maximum(0.45, 1 - 0.35 * u**1.5)[None]
 
 
-def _shape_map(
-    labels: NDArray[np.uint8], rng: Generator, size: tuple[int, int], infrared: bool
-) -> NDArray[np.uint8]:
+def _shape_map(labels: NDArray[np.uint8], rng: Generator, size: tuple[int, int], infrared: bool) -> NDArray[np.uint8]:
     """The body's soft mask as a parser would see it, failures included."""
     kept = (np.arange(len(LABELS)) > BACKGROUND).astype(np.float64)
     for label in (SKIN, HAIR, SHOE, LOWER):
@@ -492,12 +495,12 @@ def _canvas(seed: int, place: int, size: tuple[int, int]) -> Array:
     rng = default_rng([seed, 99, place])
     margin = _margin(size)
     height, width = size[0] + 2 * margin, size[1] + 2 * margin
-    top, bottom = rng.uniform(40, 215, (2, 3))
+    top, bottom = rng.uniform(80, 170, (2, 3))
     canvas = top + (bottom - top) * np.linspace(0, 1, height)[:, None, None] + np.zeros((height, width, 3))
     for _ in range(10):
         y0, y1 = np.sort(rng.uniform(0, height, 2)).astype(int)
         x0, x1 = np.sort(rng.uniform(0, width, 2)).astype(int)
-        share, colour = rng.uniform(0.2, 0.7), rng.uniform(20, 235, 3)
+        share, colour = rng.uniform(0.1, 0.3), rng.uniform(20, 235, 3)
         canvas[y0:y1, x0:x1] = (1 - share) * canvas[y0:y1, x0:x1] + share * colour
     canvas.flags.writeable = False
     return canvas
@@ -522,7 +525,7 @@ def _clouds(rng: Generator, size: tuple[int, int]) -> Array:
 def _colour(rng: Generator) -> Array:
     """(3,) of a random hue, saturation and value, 0 to 255."""
     hue, saturation, value = rng.uniform(0, 6), rng.uniform(0.2, 1), rng.uniform(0.25, 1)
-    ramp = np.clip(np.abs((hue - np.array([3.0, 2.0, 4.0]))) * np.array([1, -1, -1]) + np.array([-1.0, 2.0, 2.0]), 0, 1)
+    ramp = np.clip(np.abs(hue - np.array([3.0, 2.0, 4.0])) * np.array([1, -1, -1]) + np.array([-1.0, 2.0, 2.0]), 0, 1)
     return 255 * value * (1 - saturation * (1 - ramp))
 
 

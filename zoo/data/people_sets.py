@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.random import default_rng
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.data.people import INFRARED, VISIBLE, Renderer, person, picture, shot, shown
+from zoo.data.reid_sets import LAYOUTS, SHAPE_FOLDERS
 from zoo.errors import InputError, UsageError
 
-__all__ = ["LAYOUTS", "PRESETS", "Layout", "Preset", "write_people"]
+__all__ = ["PRESETS", "Layout", "Looks", "Preset", "write_people"]
 
 Layout = Literal["sysu", "regdb", "vcm"]
-LAYOUTS: dict[Layout, str] = {"sysu": "SYSU-MM01", "regdb": "RegDB", "vcm": "HITSZ-VCM"}
-SHAPES: dict[Layout, str] = {"sysu": "SYSU_MM01_SHAPE", "regdb": "RegDB_shape", "vcm": "HITSZ-VCM_shape"}
+Looks = Literal["thermal", "nir", "mixed"]
 CAMERAS = tuple(sorted(VISIBLE + INFRARED))
 TRIALS = 10  # splits of RegDB
 PAIRS = 10  # of RegDB, an identity
@@ -94,7 +94,7 @@ def write_people(
     preset: str = "small",
     *,
     layout: Layout = "sysu",
-    renderer: Renderer = "thermal",
+    renderer: Looks = "thermal",
     seed: int = 1,
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -105,7 +105,7 @@ def write_people(
         out: Folder that gets `SYSU-MM01` and `SYSU_MM01_SHAPE`, or those of the other layouts, and `people.json`.
         preset: "tiny", "small" or "std".
         layout: "sysu", "regdb" or "vcm".
-        renderer: What infrared is: "thermal" or "nir".
+        renderer: What infrared is: "thermal", "nir", or "mixed", which takes turns from picture to picture.
         seed: Of people, places and shots.
         workers: Processes that draw; 0 draws in this one.
         progress: Called with the pictures done and all of them.
@@ -119,8 +119,8 @@ def write_people(
     """
     for what, name, known in (
         ("preset", preset, PRESETS),
-        ("layout", layout, LAYOUTS),
-        ("renderer", renderer, ("thermal", "nir")),
+        ("layout", layout, SHAPE_FOLDERS),
+        ("renderer", renderer, get_args(Looks)),
     ):
         if name not in known:
             raise UsageError(f"no {what} {name!r}", hint=f"one of {', '.join(known)}")
@@ -135,7 +135,7 @@ def write_people(
         "seed": seed,
         "size": list(sizes.size),
         "photographs": LAYOUTS[layout],
-        "shapes": SHAPES[layout],
+        "shapes": SHAPE_FOLDERS[layout],
         "identities": {part: len(getattr(sizes, f"{part}_ids")) for part in ("train", "val", "test")},
         "pictures": len(made),
     }
@@ -149,7 +149,9 @@ def write_people(
         for done, _ in enumerate(_each(draw, made, workers), 1):
             progress(done, len(made))
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}", hint="make room, or choose another place") from None
+        raise InputError(
+            f"{out} cannot be written: {error.strerror}", hint="make room, or choose another place"
+        ) from None
     return facts
 
 
@@ -171,10 +173,11 @@ def _each(draw: Callable[[Made], None], made: list[Made], workers: int) -> Itera
         yield from pool.map(draw, made, chunksize=32)
 
 
-def _draw(out: Path, layout: Layout, size: tuple[int, int], seed: int, renderer: Renderer, one: Made) -> None:
-    photograph, shape = out / LAYOUTS[layout] / one.path, out / SHAPES[layout] / one.path
+def _draw(out: Path, layout: Layout, size: tuple[int, int], seed: int, looks: Looks, one: Made) -> None:
+    photograph, shape = out / LAYOUTS[layout] / one.path, out / SHAPE_FOLDERS[layout] / one.path
     if photograph.exists() and shape.exists():
         return
+    renderer: Renderer = ("thermal", "nir")[(one.pid + one.number) % 2] if looks == "mixed" else looks
     pixels, mask = _pictured(size, seed, renderer, one)
     for path, array in ((photograph, pixels), (shape, mask)):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -171,7 +171,7 @@ class SGIEL(nn.Module):
     """The network of all three streams.
 
     `model(images, modality)` gives normalised embeddings, `model.embed(...)` the published ones, averaged with the
-    mirror image. `model.learn(...)` is the forward pass of training.
+    mirror image. `model.learn(...)` and `model.learn_shapes(...)` are the forward pass of training.
 
     Args:
         block: "bottleneck" (ResNet-50) or "basic" (ResNet-18).
@@ -217,9 +217,10 @@ class SGIEL(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for norm in self.neck.values():
-            nn.init.normal_(norm.weight, 1.0, 0.01)
-            norm.bias.requires_grad_(False)  # stays 0: embeddings are compared by their angle
+        for stream in STREAMS:
+            nn.init.normal_(self.neck.get_parameter(f"{stream}.weight"), 1.0, 0.01)
+            # stays 0: embeddings are compared by their angle
+            self.neck.get_parameter(f"{stream}.bias").requires_grad_(False)
         for projection in self.projections.values():
             nn.init.kaiming_normal_(projection, nonlinearity="linear")
 
@@ -227,11 +228,7 @@ class SGIEL(nn.Module):
         """Fresh classifiers of the whole feature and of the shape code; 0 has none."""
         self.num_classes = num_classes
         code = self.projections["shape"].shape[1]
-        for name, width in (("classifier", self.num_features), ("classifier_shape", code)):
-            head = nn.Linear(width, num_classes, bias=False) if num_classes else nn.Identity()
-            if isinstance(head, nn.Linear):
-                nn.init.normal_(head.weight, 0.0, 0.001)
-            setattr(self, name, head)
+        self.classifier, self.classifier_shape = (_head(width, num_classes) for width in (self.num_features, code))
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Start from a plain ResNet, such as timm's `resnet50.tv_in1k`: its names are torchvision's.
@@ -247,10 +244,9 @@ class SGIEL(nn.Module):
         copies = {key: state[source] for key in own if (source := _in_a_resnet(key))}
         self.load_state_dict({**own, **copies})
 
-    def forward_features(self, x: Tensor, modality: str, stream: str | None = None) -> Tensor:
-        """(B, C, H, W) pictures of a modality to the last map, (B, D, H/16, W/16); of `stream` "shape", their maps."""
-        x = self.stems[modality](x, "shape" if stream == "shape" else "photograph")
-        return self._trunk(x, stream or modality)
+    def forward_features(self, x: Tensor, modality: str) -> Tensor:
+        """(B, C, H, W) photographs of a modality to the last map, (B, D, H/16, W/16); behind a small stem H/8, W/8."""
+        return self._trunk(self.stems[modality](x, "photograph"), modality)
 
     def _trunk(self, x: Tensor, stream: str) -> Tensor:
         for i in range(1, len(STAGE_STRIDES) + 1):
@@ -298,23 +294,27 @@ class SGIEL(nn.Module):
             return F.normalize(pool(self.forward_features(images, modality)))
         return self(images, modality)
 
-    def learn(
-        self, visible: Tensor, infrared: Tensor, visible_shapes: Tensor, infrared_shapes: Tensor
-    ) -> tuple[Photographs, Shapes]:
-        """The forward pass of training.
+    def one_modality(self, modality: str) -> "OneModality":
+        """The network for pictures of one modality, which need not be named any more: for other runtimes.
+
+        Raises:
+            ValueError: Another modality.
+        """
+        return OneModality(self, modality)
+
+    def learn(self, visible: Tensor, infrared: Tensor) -> Photographs:
+        """The forward pass of training through the photographs.
 
         Args:
-            visible: (B, C, H, W) photographs.
-            infrared: (B, C, H, W) photographs of the same identities in the same order.
-            visible_shapes: (B, C, H, W) shape maps of the visible ones.
-            infrared_shapes: (B, C, H, W) shape maps of the infrared ones.
+            visible: (B, C, H, W).
+            infrared: (B, C, H, W) of the same identities in the same order.
         """
         maps = [self.forward_features(visible, "visible"), self.forward_features(infrared, "infrared")]
         pooled = torch.cat([pool(x) for x in maps])
-        rows = pooled.split(len(visible))
+        rows = pooled.chunk(2)
         features = torch.cat([self.neck[stream](x) for stream, x in zip(MODALITIES, rows, strict=True)])
         erased = outside(features, self.projections["photograph"])
-        photographs = Photographs(
+        return Photographs(
             pooled,
             features,
             self.classifier(features),
@@ -322,14 +322,49 @@ class SGIEL(nn.Module):
             erased,
             self.classifier(erased),
         )
-        stems = [
-            self.stems[modality](x, "shape")
-            for modality, x in zip(MODALITIES, (visible_shapes, infrared_shapes), strict=True)
-        ]
-        shape_pooled = pool(self._trunk(torch.cat(stems), "shape"))
-        shape_features = self.neck["shape"](shape_pooled)
-        code = shape_features @ self.projections["shape"]
-        return photographs, Shapes(shape_pooled, shape_features, code, self.classifier_shape(code))
+
+    def learn_shapes(self, visible: Tensor, infrared: Tensor) -> Shapes:
+        """The forward pass of training through the shape maps of both modalities.
+
+        Args:
+            visible: (B, C, H, W) maps of visible photographs.
+            infrared: (B, C, H, W) maps of infrared ones.
+        """
+        stems = [self.stems[modality](x, "shape") for modality, x in zip(MODALITIES, (visible, infrared), strict=True)]
+        pooled = pool(self._trunk(torch.cat(stems), "shape"))
+        features = self.neck["shape"](pooled)
+        code = features @ self.projections["shape"]
+        return Shapes(pooled, features, code, self.classifier_shape(code))
+
+
+def _head(width: int, num_classes: int) -> nn.Module:
+    if not num_classes:
+        return nn.Identity()
+    head = nn.Linear(width, num_classes, bias=False)
+    nn.init.normal_(head.weight, 0.0, 0.001)
+    return head
+
+
+class OneModality(nn.Module):
+    """(B, C, H, W) pictures of one modality to embeddings of length 1.
+
+    Args:
+        network: Of both.
+        modality: "visible" or "infrared".
+
+    Raises:
+        ValueError: Another modality.
+    """
+
+    def __init__(self, network: SGIEL, modality: str) -> None:
+        if modality not in MODALITIES:
+            raise ValueError(f"no modality {modality!r}; it is {' or '.join(MODALITIES)}")
+        super().__init__()
+        self.network = network
+        self.modality = modality
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images, self.modality)
 
 
 def pool(x: Tensor) -> Tensor:
@@ -376,6 +411,6 @@ def sgiel_r50(pretrained: bool = False, **kwargs: Any) -> SGIEL:
 
 
 def sgiel_pico(pretrained: bool = False, **kwargs: Any) -> SGIEL:
-    """Ours, for CPUs: ResNet-18 of half the width, 256 features, 96x48 pixels."""
-    args = {"block": "basic", "depths": (2, 2, 2, 2), "widths": (32, 64, 128, 256), "small": True, **kwargs}
+    """Ours, for CPUs: ResNet-18 of a quarter of the width, 128 features, 96x48 pixels."""
+    args = {"block": "basic", "depths": (2, 2, 2, 2), "widths": (16, 32, 64, 128), "small": True, **kwargs}
     return _build("sgiel_pico", pretrained, **args)
