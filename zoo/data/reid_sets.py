@@ -325,12 +325,12 @@ def clue(path: str) -> Clue:
     if len(last) == 2 and (found := re.fullmatch(r"cam(\d)", last[0])) and re.fullmatch(r"\d{4}", last[1]):
         modality = "infrared" if int(found[1]) in INFRARED_CAMERAS else "visible"
         return Clue(str(int(last[1])), found[1], modality)
-    modality = _modality_of(folders)
+    named = _modality_of(folders)
     if market := re.match(r"(\d+)_c(\d+)s\d", name):
-        return Clue(str(int(market[1])), market[2], modality)
+        return Clue(str(int(market[1])), market[2], named)
     if len(folders) > 2 and folders[-2] in ("ir", "rgb") and (camera := re.fullmatch(r"D(\d+)", folders[-1])):
-        return Clue(str(int(folders[-3])) if folders[-3].isdigit() else None, camera[1], modality)
-    return Clue(modality=modality)
+        return Clue(str(int(folders[-3])) if folders[-3].isdigit() else None, camera[1], named)
+    return Clue(modality=named)
 
 
 def _modality_of(folders: Sequence[str]) -> str | None:

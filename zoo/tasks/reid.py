@@ -58,7 +58,7 @@ class Reid:
             vectors[rows] = found
         if vectors is None:
             return []
-        whole = np.isfinite(vectors).all(1)
+        whole: list[bool] = np.isfinite(vectors).all(axis=1).tolist()
         return [
             Embedding(picture.source, vector, picture.size, _note(picture, kind), modality=kind)
             if sound

@@ -216,7 +216,7 @@ def _ways(
 def _scores(protocol: str, q: Vectors, g: Vectors, labels: tuple[Any, ...], settings: Protocol) -> dict[str, Any]:
     dist = rerank(q, g, top=settings.rerank) if settings.rerank else -(q @ g.T)
     try:
-        return reid_scores(dist, *labels, protocol=protocol).to_dict()
+        return reid_scores(dist, *labels, protocol).to_dict()
     except ValueError as error:
         raise InputError(str(error), hint="queries and gallery share no identity; check the labels") from None
 
