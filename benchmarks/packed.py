@@ -197,7 +197,7 @@ def whole(
         "float32, folded and frozen": lambda: script(last),
         "bfloat16, channels-last": lambda: half(last.bfloat16()),
         "simulation, as trained": lambda: model(last),
-        "simulation, signs cached (fallback)": lambda: cached(last),
+        "8-bit integers (fallback)": lambda: cached(last),
     }
     with torch.inference_mode():
         if with_peers:

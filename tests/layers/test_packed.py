@@ -129,8 +129,10 @@ def test_a_layer_equals_its_float_twin(ic, oc, kernel, stride, batch, act_bits, 
     with torch.no_grad():
         expected, found = twin(x), layer(x)
         frozen = engine.FrozenBinaryConv2d(twin)(x)
+        last = engine.FrozenBinaryConv2d(twin)(x.contiguous(memory_format=torch.channels_last))
     assert torch.equal(frozen, expected)
     if act_bits == 1:
+        assert torch.equal(last, expected)
         assert torch.equal(found, expected)
     else:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # another order of summation

@@ -71,11 +71,7 @@ def test_lesson_is_the_weighted_sum_of_label_and_teacher(kind, weights):
     pupil, _ = new_network(recipe(model="timm:test_resnet"), {"num_classes": 10})
     pupil.eval()
     raw, labels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.tensor([1, 2, 3, 4])
-    statistics = {
-        name: [torch.tensor(v).view(1, 3, 1, 1) for v in (found.mean, found.std)]
-        for name, found in (("pupil", pupil_input), ("teacher", zoo.card(ARCH).input))
-    }
-    x, theirs = (normalise(raw, *statistics[name], False) for name in ("pupil", "teacher"))
+    x, theirs = (normalise(raw, found, False) for found in (pupil_input, zoo.card(ARCH).input))
     loss = Teacher(wanted, new_method("plain"), 10, pupil_input, CPU).loss(pupil, x, labels)
     said = pupil(x)
     with torch.inference_mode():

@@ -5,7 +5,9 @@ the device. Together they equal `timm.data.create_transform(**cfg)` to the last 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = ["Preprocess"]
+__all__ = ["Preprocess", "standardise"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,13 @@ class Preprocess:
 
     def keeps(self, shape: tuple[int, ...]) -> bool:
         """Whether `crop` leaves an array (H, W, C) of colours as it is."""
+        return shape == self._kept
+
+    @cached_property  # asked of every picture
+    def _kept(self) -> tuple[int, int, int] | None:
         channels, height, width = self.input.size
-        if channels != 3 or shape != (height, width, channels):
-            return False
-        return self._resized((width, height)) == (width, height)
+        is_kept = self._resized((width, height)) == (width, height)
+        return (height, width, channels) if is_kept and channels == 3 else None
 
     def crop(self, image: "Image") -> NDArray[np.uint8]:
         """The resized and cropped picture.
@@ -75,19 +80,33 @@ class Preprocess:
 
     def normalise(self, batch: "Tensor") -> "Tensor":
         """(B, H, W, C) uint8 to (B, C, H, W) float32 on the same device, with the card's mean and deviation."""
-        import torch
-
-        x = batch.permute(0, 3, 1, 2).to(torch.float32)
-        shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.input.mean, device=batch.device).view(shape)
-        std = torch.tensor(self.input.std, device=batch.device).view(shape)
-        return x.div_(255).sub_(mean).div_(std)  # torchvision's order of operations; another one rounds differently
+        return standardise(batch, self.input.mean, self.input.std)
 
     def __call__(self, image: "Image") -> Any:
         """(C, H, W) float32 of one picture."""
         import torch
 
         return self.normalise(torch.from_numpy(self.crop(image).copy())[None])[0]
+
+
+def standardise(batch: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """Colours of 0 to 255 brought to a mean and a deviation.
+
+    Args:
+        batch: (B, H, W, C) uint8.
+        mean: Of each channel, of colours in [0, 1].
+        std: Deviation of each channel.
+
+    Returns:
+        (B, C, H, W) float32, channels last.
+    """
+    import torch
+
+    count, height, width, channels = batch.shape
+    x = batch.float().reshape(count, height, width * channels)  # whole rows: three channels do not fill a vector
+    means, stds = (torch.tensor(values, device=batch.device).repeat(width) for values in (mean, std))
+    x.div_(255).sub_(means).div_(stds)  # torchvision's order of operations; another one rounds differently
+    return x.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _resized(size: tuple[int, int], target: tuple[int, int], crop_pct: float) -> tuple[int, int]:

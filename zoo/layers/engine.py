@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import settings
-from zoo.kernels import native
+from zoo.kernels import int8_conv, native
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.classifier import StagedClassifier
 from zoo.layers.packed import (
@@ -34,7 +34,9 @@ State = Mapping[str, Tensor]
 
 
 class FrozenBinaryConv2d(nn.Module):
-    """`BinaryConv2d` for evaluation in plain torch: the signs of the weights and their scale are taken once.
+    """`BinaryConv2d` for evaluation in what torch brings: the signs of the weights and their scale are taken once.
+
+    Binary activations in float32 on the CPU are convolved in 8-bit integers, which changes no bit of the result.
 
     Args:
         conv: Where the weights come from.
@@ -45,17 +47,25 @@ class FrozenBinaryConv2d(nn.Module):
 
     def __init__(self, conv: BinaryConv2d) -> None:
         super().__init__()
-        self.act_bits, self.stride, self.padding = conv.act_bits, conv.stride, conv.padding
+        self.act_bits, self.stride = conv.act_bits, cast(tuple[int, int], conv.stride)
+        self.padding = cast(tuple[int, int], conv.padding)
         self.scale_in_weight = conv.scale_in_weight
         scale = conv.scale.detach()
         sign = conv.weight.detach().sign()
         self.register_buffer("weight", sign * scale if conv.scale_in_weight else sign)
         self.register_buffer("scale", scale)
+        counts = (
+            self.act_bits == 1 and not self.scale_in_weight and bool((sign != 0).all()) and sign.device.type == "cpu"
+        )
+        self._in_integers = (
+            int8_conv.SignConv(sign, scale, self.stride, self.padding) if counts and int8_conv.is_available() else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(
-            x.sign() if self.act_bits == 1 else x, self.weight, None, self.stride, cast(tuple[int, int], self.padding)
-        )
+        is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if self._in_integers and is_plain:
+            return self._in_integers(x)
+        x = F.conv2d(x.sign() if self.act_bits == 1 else x, self.weight, None, self.stride, self.padding)
         return x if self.scale_in_weight else x * self.scale
 
 

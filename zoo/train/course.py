@@ -131,9 +131,6 @@ class PictureCourse:
             )
             for exam, seen in exams.items()
         }
-        self.mean, self.std = (
-            torch.tensor(v, device=place.device).view(1, -1, 1, 1) for v in (self.input.mean, self.input.std)
-        )
 
     def begin(self) -> None:
         recipe, classes = self.recipe, self.builder_args["num_classes"]
@@ -147,7 +144,7 @@ class PictureCourse:
 
     def loss(self, model: nn.Module, part: tuple[Tensor, Tensor]) -> Tensor:
         raw, labels = (tensor.to(self.device, non_blocking=True) for tensor in part)
-        x = normalise(raw, self.mean, self.std, self.recipe.channels_last)
+        x = normalise(raw, self.input, self.recipe.channels_last)
         return self.lesson(model, *self.change(x, labels))
 
     def measure(self, model: nn.Module) -> dict[str, float]:

@@ -48,7 +48,7 @@ class Judge:
         self.classes = len(data.names)
         self.device = device
         self.bad: dict[str, None] = {}  # what is wrong with files that could not be read; they do not count
-        self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (input.mean, input.std))
+        self.input = input
 
     @torch.no_grad()  # inference mode would leave tensors in FSDP's hands that training cannot use
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -64,7 +64,7 @@ class Judge:
         model.eval()
         for batch in self.feed(self.places):
             self.bad |= dict.fromkeys(batch.bad)
-            logits = model(normalise(batch.images.to(self.device), self.mean, self.std, False))
+            logits = model(normalise(batch.images.to(self.device), self.input, False))
             metrics.update(logits.float(), batch.labels.to(self.device))
         return {name: 100 * float(value) for name, value in metrics.compute().items()}
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zoo
+from zoo.data.transforms import standardise
 from zoo.errors import UnknownName, UsageError
 from zoo.registry.card import Input
 from zoo.registry.names import resolve
@@ -55,9 +56,9 @@ def input_of(model: str) -> Input:
     )
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -> Tensor:
-    """(B, H, W, C) uint8 to (B, C, H, W) float."""
-    x = images.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+def normalise(images: Tensor, input: Input, channels_last: bool) -> Tensor:
+    """(B, H, W, C) uint8 to (B, C, H, W) float32 with a network's mean and deviation."""
+    x = standardise(images, input.mean, input.std)
     return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
