@@ -1,13 +1,13 @@
 """Frames by time: timelines of steady, uneven and broken videos, windows on them, moments in windows."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 av = pytest.importorskip("av")
-
-import itertools
 
 from tests.films import write_plain, write_sound  # noqa: E402 - behind the skip
 from zoo.data.moments import Window, cut_windows, frames_at, moments, read_timeline  # noqa: E402

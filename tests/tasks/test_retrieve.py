@@ -69,8 +69,8 @@ def test_answers_are_those_of_a_search_in_memory(index, videos, retriever):
     scored.sort(reverse=True)
     (ranking,) = VideoSearch(index, device="cpu").texts([text], k=18, per_video=99)
     assert len(ranking) == ranking.searched == 18
-    for hit, (score, video, start, prototype, peak) in zip(ranking, scored, strict=True):
-        assert hit.score == pytest.approx(score, abs=1e-3)  # batches of another size round otherwise, before float16
+    # batches of another size round otherwise, before float16
+    assert [hit.score for hit in ranking] == pytest.approx([score for score, *_ in scored], abs=1e-3)
     best, (_, video, start, prototype, peak) = ranking[0], scored[0]
     assert (Path(best.path), best.start, best.prototype) == (Path(video), pytest.approx(start), prototype)
     assert best.peak == pytest.approx(peak)

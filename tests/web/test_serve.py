@@ -268,8 +268,10 @@ def test_nonsense_leaves_the_server_up(server):
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(server):
     pytest.importorskip("schemathesis")
+    command = ["run", f"{server[1]}/openapi.json", "--max-examples", "25"]
+    command += ["--exclude-checks", "positive_data_acceptance"]  # random bytes fit the document and are no picture
     done = subprocess.run(
-        [sys.executable, "-m", "schemathesis.cli", "run", f"{server[1]}/openapi.json", "--max-examples", "25"],
+        [sys.executable, "-m", "schemathesis.cli", *command],
         capture_output=True,
         text=True,
         timeout=600,

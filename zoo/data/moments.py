@@ -137,8 +137,8 @@ def cut_windows(length: float, window: float, stride: float) -> list[Window]:
         stride: From a window's start to the next one's.
     """
     starts = [0.0]
-    while (start := starts[-1] + stride) + FEWEST * window <= length:
-        starts.append(start)
+    while starts[-1] + window < length - LATE and starts[-1] + stride + FEWEST * window <= length:
+        starts.append(starts[-1] + stride)
     found = [Window(start, min(start + window, length)) for start in starts]
     if stride <= window:  # else gaps are wanted
         found[-1] = Window(starts[-1], length)

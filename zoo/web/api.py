@@ -110,7 +110,7 @@ def build_app(pipe: Pipeline[Any], limits: ServeLimits | None = None) -> FastAPI
             task=task,
             summary=pipe.card.summary,
             license=pipe.card.license,
-            input_size=pipe.card.input.size,
+            input_size=list(pipe.card.input.size),
             labels=list(label_names(pipe.card.labels)) if pipe.card.labels and task == "classify" else None,
             max_bytes=limits.max_bytes,
             max_pictures=limits.max_pictures,
