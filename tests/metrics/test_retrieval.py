@@ -76,7 +76,7 @@ def test_what_cannot_be_ranked_is_refused():
         assert retrieval_scores(broken, [0, -1, 2]).text_to_video.r1 == 100  # of a missing caption: never looked at
     with pytest.raises(ValueError, match="no caption"):
         retrieval_scores(good, [-1, -1, -1])
-    with pytest.raises(ValueError, match="numbers of videos"):
+    with pytest.raises(ValueError, match="numbers for"):
         retrieval_scores(good, [0, 1, 3])
     with pytest.raises(ValueError, match=r"\(captions, videos\)"):
         retrieval_scores(np.zeros(3))

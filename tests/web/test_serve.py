@@ -18,7 +18,6 @@ import requests
 from PIL import Image
 
 import zoo
-from zoo import settings
 
 testclient = pytest.importorskip("fastapi.testclient")
 pytest.importorskip("prometheus_client")
@@ -32,7 +31,7 @@ ARCH = "reste_resnet20_cifar"
 def png(seed, side=32):
     data = io.BytesIO()
     values = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(values).resize((side, side)).save(data, "PNG")
+    Image.fromarray(values).resize((side, side), Image.Resampling.NEAREST).save(data, "PNG")  # large ones stay short
     return data.getvalue()
 
 
@@ -122,7 +121,7 @@ def test_a_decompression_bomb_is_not_decoded(client, monkeypatch):
     start = time.thread_time()
     found = client.post("/v1/classify", files=files(data.getvalue()))
     assert found.status_code == 422
-    assert "more than 1000000" in found.json()["results"][0]["error"]["message"].replace(",", "")
+    assert "more pixels than the limit of 1000000" in found.json()["results"][0]["error"]["message"]
     assert time.thread_time() - start < 1
 
 
@@ -240,7 +239,7 @@ def test_a_network_that_fails_costs_its_batch_alone(pipe):
 @pytest.fixture(scope="module")
 def server():
     """A process that serves, and its address."""
-    command = [sys.executable, "-m", "zoo", "serve", ARCH, "--port", "0", "--timeout", "2", "--max-bytes", "4000000"]
+    command = [sys.executable, "-m", "zoo", "serve", ARCH, "--port", "0", "--timeout", "6"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as running:
         said = running.stderr.readline()
@@ -269,8 +268,10 @@ def test_nonsense_leaves_the_server_up(server):
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(server):
     pytest.importorskip("schemathesis")
+    command = ["run", f"{server[1]}/openapi.json", "--max-examples", "25"]
+    command += ["--exclude-checks", "positive_data_acceptance"]  # random bytes fit the document and are no picture
     done = subprocess.run(
-        [sys.executable, "-m", "schemathesis.cli", "run", f"{server[1]}/openapi.json", "--max-examples", "25"],
+        [sys.executable, "-m", "schemathesis.cli", *command],
         capture_output=True,
         text=True,
         timeout=600,
@@ -313,4 +314,3 @@ def test_the_document_is_typed(client):
     assert "Answers_Classified_" in good
     predictions = document["components"]["schemas"]["Classified"]["properties"]["predictions"]
     assert predictions["items"]["$ref"].endswith("Prediction")
-    assert settings.max_pixels() > 0

@@ -400,8 +400,10 @@ def evaluate(
         result = evaluate_people(pipe, checkpoint, data, wanted, say=out.say, report=step)
     if json:
         out.data(result.to_dict())
-    else:
+    elif out.is_terminal(sys.stdout):
         out.rich(result)
+    else:
+        out.line(result.markdown().rstrip())
     if markdown:
         _write(markdown, result.markdown())
     if plot:

@@ -48,6 +48,7 @@ MARKERS = {  # by which a layout is known
 }
 INFRARED_CAMERAS = (3, 6)  # of SYSU-MM01
 GALLERY_CAMERAS: dict[Mode, tuple[int, ...]] = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
+PERMUTATIONS = 10  # of an identity and camera in rand_perm_cam.mat
 SHORTEST = 12  # frames of a tracklet that counts
 MODALITY_WORDS = {
     "infrared": ("infrared", "thermal", "nir", "ir"),
@@ -169,12 +170,12 @@ def _stored(path: Path, trial: int) -> Draw:
     try:
         cells = loadmat(path, squeeze_me=True)["rand_perm_cam"]
         orders = {camera: list(np.atleast_1d(cells[camera - 1])) for camera in range(1, len(cells) + 1)}
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # scipy's reader raises whatever the bytes make of them
         raise InputError(f"{path} is no rand_perm_cam.mat: {error}", hint="it comes with SYSU-MM01") from None
 
     def draw(files: list[Path], pid: int, camera: int, shots: int) -> list[Path]:
         try:
-            order = np.atleast_2d(orders[camera][pid - 1])[trial].astype(int).tolist()
+            order = np.reshape(orders[camera][pid - 1], (PERMUTATIONS, -1))[trial].astype(int).tolist()
         except (KeyError, IndexError, ValueError, TypeError):
             raise InputError(
                 f"{path} has no permutation {trial} for identity {pid} and camera {camera}",
@@ -325,12 +326,12 @@ def clue(path: str) -> Clue:
     if len(last) == 2 and (found := re.fullmatch(r"cam(\d)", last[0])) and re.fullmatch(r"\d{4}", last[1]):
         modality = "infrared" if int(found[1]) in INFRARED_CAMERAS else "visible"
         return Clue(str(int(last[1])), found[1], modality)
-    kind = _modality_of(folders)
+    named = _modality_of(folders)
     if market := re.match(r"(\d+)_c(\d+)s\d", name):
-        return Clue(str(int(market[1])), market[2], kind)
+        return Clue(str(int(market[1])), market[2], named)
     if len(folders) > 2 and folders[-2] in ("ir", "rgb") and (camera := re.fullmatch(r"D(\d+)", folders[-1])):
-        return Clue(str(int(folders[-3])) if folders[-3].isdigit() else None, camera[1], kind)
-    return Clue(modality=kind)
+        return Clue(str(int(folders[-3])) if folders[-3].isdigit() else None, camera[1], named)
+    return Clue(modality=named)
 
 
 def _modality_of(folders: Sequence[str]) -> str | None:

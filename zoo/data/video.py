@@ -120,6 +120,8 @@ class VideoReader:
     def _decoded(self) -> Iterator[Frame | InputError]:
         stream = self._stream
         context = stream.codec_context
+        if context is None:
+            raise damaged(self.path, ValueError("unknown codec"))
         if context.width * context.height > settings.max_pixels():
             yield InputError(f"{self.path} has frames of more pixels than the limit", hint="raise ZOO_MAX_PIXELS")
             return

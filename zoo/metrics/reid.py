@@ -279,9 +279,8 @@ def _hits(block: NDArray[Any], own: Indices, padding: NDArray[np.bool_], left_ou
     rows = np.arange(len(block))[:, None]
     values = np.where(padding, np.inf, block[rows, own]).astype(block.dtype)
     order = np.argsort(values, axis=1, kind="stable")  # equal distances stay in the gallery's order
-    own = np.take_along_axis(own, order, 1)
-    padding, left_out = (np.take_along_axis(flags, order, 1) for flags in (padding, left_out))
-    values = np.take_along_axis(values, order, 1)
+    values, own = np.take_along_axis(values, order, 1), np.take_along_axis(own, order, 1)
+    padding, left_out = np.take_along_axis(padding, order, 1), np.take_along_axis(left_out, order, 1)
     ascending = np.sort(block, axis=1)
     if np.isnan(ascending[:, -1:]).any():  # they sort behind all numbers
         raise ValueError("a distance is not a number")

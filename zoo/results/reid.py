@@ -131,12 +131,14 @@ class ReidEvaluation:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
-        table.add_column("", style="bold")
+        table.add_column("", no_wrap=True)
         for head in HEADS:
             table.add_column(head, justify="right")
-        table.add_column("trials, queries, skipped", justify="right")
         for direction in self.directions:
-            table.add_row(direction.name, *self._cells(direction), self._counts(direction))
+            table.add_row(Text(direction.name, style="bold"), *(f"{direction.mean(name):.2f}" for name in FIGURES))
+            trials, queries, skipped = self._counts(direction).split(", ")
+            spread = [f"±{direction.deviation(name):.2f}" if trials != "1" else "" for name in FIGURES]
+            table.add_row(f"trials {trials}, queries {queries}, skipped {skipped}", *spread, style="dim")
         parts: list[Any] = [Text(f"{self.model} on {self.dataset}", style="bold"), Text(self._under()), Text(), table]
         if self.thresholds:
             pairs = Table(box=None, pad_edge=False)

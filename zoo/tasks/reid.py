@@ -58,7 +58,7 @@ class Reid:
             vectors[rows] = found
         if vectors is None:
             return []
-        whole = np.isfinite(vectors).all(axis=1, keepdims=True)[:, 0]
+        whole = [bool(np.isfinite(vector).all()) for vector in vectors]
         return [
             Embedding(picture.source, vector, picture.size, _note(picture, kind), modality=kind)
             if sound

@@ -215,9 +215,9 @@ def _ways(
 
 def _scores(protocol: str, q: Vectors, g: Vectors, labels: tuple[Any, ...], settings: Protocol) -> dict[str, Any]:
     dist = rerank(q, g, top=settings.rerank) if settings.rerank else -(q @ g.T)
+    qid, gid, qcam, gcam = labels
     try:
-        qid, gid, qcam, gcam = labels
-        return reid_scores(dist, qid, gid, qcam, gcam, protocol=protocol).to_dict()
+        return reid_scores(dist, qid, gid, qcam, gcam, protocol).to_dict()
     except ValueError as error:
         raise InputError(str(error), hint="queries and gallery share no identity; check the labels") from None
 

@@ -110,7 +110,7 @@ def build_app(pipe: Pipeline[Any], limits: ServeLimits | None = None) -> FastAPI
             task=task,
             summary=pipe.card.summary,
             license=pipe.card.license,
-            input_size=pipe.card.input.size,
+            input_size=list(pipe.card.input.size),
             labels=list(label_names(pipe.card.labels)) if pipe.card.labels and task == "classify" else None,
             max_bytes=limits.max_bytes,
             max_pictures=limits.max_pictures,
@@ -178,7 +178,7 @@ def serve(app: FastAPI, host: str, port: int, limits: ServeLimits, ready: Callab
     with socket.create_server((host, port), family=family, backlog=1024) as listening:
         config = uvicorn.Config(
             app,
-            log_level="warning",
+            log_level="error",  # anyone can send nonsense; that is nothing to write about
             access_log=False,
             limit_concurrency=4 * limits.queue,  # connections; 503 beyond
             timeout_graceful_shutdown=int(limits.seconds) + 1,

@@ -30,7 +30,7 @@ class Classified(BaseModel):
 
     source: str
     predictions: list[Prediction]
-    size: tuple[int, int] | None
+    size: list[int] | None
     note: str | None
     error: Fault | None
 
@@ -40,7 +40,7 @@ class Embedded(BaseModel):
 
     source: str
     vector: list[float]
-    size: tuple[int, int] | None
+    size: list[int] | None
     note: str | None
     error: Fault | None
 
@@ -71,7 +71,7 @@ class Model(BaseModel):
     task: str
     summary: str
     license: str
-    input_size: tuple[int, int, int]
+    input_size: list[int]
     labels: list[str] | None
     max_bytes: int
     max_pictures: int
