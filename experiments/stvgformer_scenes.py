@@ -1,4 +1,4 @@
-"""How good the starter is, beside what can be had without looking, without the words, and for somebody who is not there.
+"""How good the starter is, beside what guessing gives, without the words, and for somebody who is not there.
 
 python experiments/stvgformer_scenes.py [FILE.safetensors]
 
@@ -88,7 +88,7 @@ def main():
     )
     for off in ("s2d", "d2s"):
         setattr(model, off, False)
-        line(f"the network, {off} switched off after training", score_scenes(model, TEST, device)[0], kinds)
+        line(f"{off} switched off after training", score_scenes(model, TEST, device)[0], kinds)
         setattr(model, off, True)
 
     rng = np.random.default_rng(2)
