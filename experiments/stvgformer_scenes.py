@@ -1,4 +1,4 @@
-"""How good the starter is, beside what guessing gives, without the words, and for somebody who is not there.
+"""How good the starter is, beside guesses, with words that are not the clip's, and for somebody who is not there.
 
 python experiments/stvgformer_scenes.py [FILE.safetensors]
 
@@ -97,9 +97,7 @@ def main():
     print(f"\nBest score of a true sentence: median {np.median(present):.2f}; of a false one: {np.median(absent):.2f}.")
     for limit in (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5):
         kept, let_in = (present >= limit).mean(), (absent >= limit).mean()
-        print(
-            f"At --min-score {limit}: {kept:.0%} of the true sentences are answered, and {let_in:.0%} of the false ones."
-        )
+        print(f"At --min-score {limit}: {kept:.0%} of the true sentences are answered, {let_in:.0%} of the false ones.")
 
 
 if __name__ == "__main__":

@@ -79,13 +79,13 @@ def wordpiece(path: Path, limit: int) -> Tokenizer:
     """
     tokenizers = _library()
     vocabulary = {entry: number for number, entry in enumerate(_read(path).splitlines())}
-    marks = {name: vocabulary.get(name) for name in ("[UNK]", "[CLS]", "[SEP]")}
-    if None in marks.values():
+    if not {"[UNK]", "[CLS]", "[SEP]"} <= vocabulary.keys():
         raise InputError(f"{path} is no WordPiece vocabulary", hint="it has the lines [UNK], [CLS] and [SEP]")
+    unknown, first, last = (vocabulary[name] for name in ("[UNK]", "[CLS]", "[SEP]"))
     encoder = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     encoder.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     encoder.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    return partial(_encoded, encoder, marks["[CLS]"], marks["[SEP]"], limit, lambda text: text, unknown=marks["[UNK]"])
+    return partial(_encoded, encoder, first, last, limit, lambda text: text, unknown=unknown)
 
 
 def clip_bpe(path: Path, limit: int) -> Tokenizer:
