@@ -23,6 +23,7 @@ __all__ = [
     "processes_here",
     "set_hub_endpoint",
     "set_max_pixels",
+    "store_token",
 ]
 
 PACKAGE = Path(__file__).parent
@@ -64,6 +65,11 @@ def set_hub_endpoint(address: str) -> None:
 def mirror_token() -> str | None:
     """What a mirror wants to see before it is written to (ZOO_MIRROR_TOKEN); HF_TOKEN is never sent there."""
     return os.environ.get("ZOO_MIRROR_TOKEN") or None
+
+
+def store_token() -> str | None:
+    """What a vector database wants to see (ZOO_STORE_TOKEN): `user:password`, or a key."""
+    return os.environ.get("ZOO_STORE_TOKEN") or None
 
 
 def data_root() -> Path:

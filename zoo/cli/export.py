@@ -37,6 +37,9 @@ def export(
         float, typer.Option(min=0, metavar="POINTS", help="Top-1 it may lose.", rich_help_panel=REDUCED)
     ] = 1.0,
     checkpoint: Checkpoint = None,
+    modality: Annotated[
+        str | None, typer.Option(metavar="NAME", help="visible or infrared, of networks that take both.")
+    ] = None,
     endpoint: Endpoint = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -56,6 +59,7 @@ def export(
     zoo export reste_resnet20_cifar --task embed --dynamic-size --out features.onnx
     zoo export reste_resnet20_cifar --dtype int8 --data-set cifar10 --data DIR --out net.int8.onnx
     zoo export reste_resnet20_cifar --checkpoint mine.safetensors --out net.onnx
+    zoo export sgiel_pico --modality infrared --out infrared.onnx
     """
     from zoo.export.export import export as export_file
 
@@ -70,6 +74,7 @@ def export(
         max_drop=max_drop,
         dynamic_size=dynamic_size,
         checkpoint_path=checkpoint,
+        modality=modality,
     )
     if json:
         out.data(done.to_dict())

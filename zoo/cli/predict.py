@@ -262,7 +262,8 @@ def _name_and_inputs(first: str, inputs: list[str]) -> tuple[str, list[str]]:
     from zoo.registry.names import resolve
 
     try:
-        resolve(first)
+        if not first.endswith(".zoo"):
+            resolve(first)
     except UnknownName as error:
         if _is_input(first):
             return _default(), [first, *inputs]
@@ -321,7 +322,8 @@ def _show(result: "Classification") -> None:
     if out.is_terminal(sys.stdout):
         out.rich(result)
         return
-    out.line(result.source + (f"  ({result.note})" if result.note else ""))
+    told = "".join(f"  ({note})" for note in (result.note, result.told) if note)
+    out.line(result.source + told)
     for label, score in result:
         out.line(f"  {100 * score:5.1f}%  {label}")
 

@@ -36,7 +36,11 @@ PACKAGES = {"onnx": ONNX, "openvino": (*ONNX, "openvino"), "torch-export": ()}
 DTYPES = {"onnx": ("float32", "int8"), "torch-export": ("float32", "bfloat16"), "openvino": ("float32",)}
 
 # A card's task to the module that is written: one input, one output. An encoder of two inputs has two tasks, and files.
-PARTS: dict[str, Callable[[nn.Module], nn.Module]] = {"classify": lambda model: model, "embed": Features}
+PARTS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "classify": lambda model: model,
+    "embed": Features,
+    "reid": lambda model: model,
+}
 OPSETS = range(18, 26)  # torch writes these itself; others go through converters that give up halfway
 
 
@@ -85,6 +89,7 @@ def export(
     dynamic_size: bool = False,
     checkpoint_path: Path | None = None,
     opset: int | None = None,
+    modality: str | None = None,
 ) -> Exported:
     """Write a network with its weights, preprocessing and labels as one file for another runtime.
 
@@ -103,11 +108,12 @@ def export(
         dynamic_size: Leave height and width open.
         checkpoint_path: Weights in place of the card's.
         opset: Version of ONNX's operators, 18 to 25; torch's own choice by default.
+        modality: Of a network for several, "visible" or "infrared": each has a file of its own.
 
     Raises:
         UnknownName: No such model.
-        UsageError: No such format or type, a name that does not fit it, a network that fixes its size, or a package
-            that is not installed.
+        UsageError: No such format or type, a name that does not fit it, a network that fixes its size, a package that
+            is not installed, or a modality that the network does not have or wants to be told.
         InputError: The file cannot be written, or the set cannot be read.
         WeightsUnavailable: There are no weights.
         IntegrityError: The weights are not what they should be, or the file does not compute what the network does.
@@ -119,7 +125,7 @@ def export(
     model = create_model(card.name, pretrained=True, checkpoint_path=checkpoint_path).eval().requires_grad_(False)
     size = _input_size(model, card)
     facts = facts_of(card, model, checkpoint_path) | {"task": what}
-    model = PARTS[what](model)
+    model = PARTS[what](_of_modality(model, card, modality))
     program, dynamic = trace(Bfloat16(copy.deepcopy(model)) if dtype == "bfloat16" else model, size, dynamic_size)
     facts |= {"batch": "dynamic" if dynamic else 1, "size": "dynamic" if dynamic_size else "fixed", "dtype": dtype}
     batch_sizes = BATCH_SIZES if dynamic else (1,)
@@ -148,6 +154,19 @@ def export(
         for left in (part, part.with_suffix(".bin")):
             left.unlink(missing_ok=True)
     return Exported(out, format, length, difference, batch_sizes, accuracy)
+
+
+def _of_modality(model: nn.Module, card: Card, modality: str | None) -> nn.Module:
+    """The part of a network that one modality needs; the network itself where there are none to choose from."""
+    part: Callable[[str], nn.Module] | None = getattr(model, "one_modality", None)
+    if part is None and modality:
+        raise UsageError(f"{card.name} knows no modalities", hint="leave the modality out")
+    if part is None:
+        return model
+    try:
+        return part(modality or "")
+    except ValueError as error:
+        raise UsageError(f"{card.name}: {error}", hint="each has a file of its own: --modality visible") from None
 
 
 def trace(
@@ -232,7 +251,7 @@ def _refuse_reduced(card: Card, task: str, format: str, dtype: str, data: str | 
     Raises:
         UsageError: See `export`.
     """
-    if task not in PARTS or (task == "classify" and card.task != "classify") or card.weights.status == "none":
+    if task not in PARTS or task not in (card.task, "embed") or card.weights.status == "none":
         raise UsageError(f"{card.name} cannot be exported to {task}", hint=" or ".join(PARTS))
     if dtype not in DTYPES[format]:
         raise UsageError(f"no {dtype} in {format} files", hint=", ".join(DTYPES[format]))
@@ -335,6 +354,8 @@ def facts_of(card: Card, model: nn.Module, checkpoint_path: Path | None = None) 
     labels = label_names(card.labels) if card.labels else ()
     if labels and len(labels) == getattr(model, "num_classes", 0):  # a checkpoint may have classes of its own
         facts["labels"] = labels
+    if modality := getattr(model, "modality", None):
+        facts["modality"] = modality
     digest = _sha256(checkpoint_path) if checkpoint_path else card.weights.sha256
     if digest:
         facts["weights_sha256"] = digest

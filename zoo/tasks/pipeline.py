@@ -14,6 +14,7 @@ from zoo.build import create_model, packed_parts
 from zoo.data.images import Encoded, Item, Source
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, IntegrityError, UsageError, ZooError
+from zoo.hub.fetch import weights_path
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.inference import compile_blocks, optimize
 from zoo.registry.card import Card
@@ -183,7 +184,12 @@ def pipeline(
         WeightsUnavailable: There are no weights.
         IntegrityError: The weights are not what they should be.
     """
+    if name.endswith(".zoo"):
+        return _taught(Path(name), task, device, batch_size, workers, topk, probabilities)
     card = resolve(name)
+    if card.task == "teach":
+        path = Path(checkpoint_path) if checkpoint_path else weights_path(card)
+        return _taught(path, task, device, batch_size, workers, topk, probabilities)
     place, kind = pick_device(device), pick_dtype(dtype)
     if topk < 1 or (batch_size is not None and batch_size < 1) or (workers is not None and workers < 0):
         raise UsageError("topk and batch_size start at 1, workers at 0", hint="leave them out for the defaults")
@@ -192,7 +198,12 @@ def pipeline(
         from zoo.tasks.filter import filter_pipeline
 
         return cast(Any, filter_pipeline(device=device))  # called alike; it has no network to prepare pictures for
-    if what not in ("classify", "embed") or card.task == "filter" or (what == "classify" and card.task != "classify"):
+    if card.task == what == "ground":
+        from zoo.tasks.ground import ground_pipeline
+
+        return cast(Any, ground_pipeline(name, checkpoint_path=checkpoint_path, device=device, dtype=dtype))
+    fits = what in ("classify", "embed") or what == card.task == "reid"
+    if not fits or card.task == "filter" or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
     if explain and what != "classify":
         raise UsageError("only classifications are explained", hint="leave explain out, or leave the task to the card")
@@ -209,6 +220,27 @@ def pipeline(
     )
 
 
+def _taught(
+    path: Path,
+    task: str | None,
+    device: str,
+    batch_size: int | None,
+    workers: int | None,
+    topk: int,
+    probabilities: bool,
+) -> Pipeline[Any]:
+    """The pipeline of a taught model's file."""
+    from zoo.tasks.teachable import taught_pipeline
+
+    if task not in (None, "classify"):
+        raise UsageError(f"{path} was taught to classify; it cannot {task}", hint="zoo predict")
+    if topk < 1 or (batch_size is not None and batch_size < 1):
+        raise UsageError("topk and batch_size start at 1", hint="leave them out for the defaults")
+    return taught_pipeline(
+        path, device=device, batch_size=batch_size, workers=workers, topk=topk, probabilities=probabilities
+    )
+
+
 def _task(what: str, card: Card, topk: int, probabilities: bool, explain: bool) -> Task[Any]:
     if what == "classify":
         from zoo.registry.labels import label_names
@@ -216,6 +248,10 @@ def _task(what: str, card: Card, topk: int, probabilities: bool, explain: bool) 
 
         view = Preprocess(card.input) if explain else None
         return Classify(label_names(card.labels) if card.labels else (), topk, probabilities, view)
+    if card.task == "reid":
+        from zoo.tasks.reid import Reid
+
+        return Reid()
     from zoo.tasks.embed import Embed
 
     return Embed()
