@@ -239,3 +239,41 @@ def assert_norms(state, expected):
         # Adam's first steps are signs of the gradient, so a rounding can move single weights by its rate
         assert float(value.mean()) == pytest.approx(float(mean), rel=1e-4, abs=2e-5), key
         assert float(F.normalize(value.flatten(), dim=0) @ value.flatten()) == pytest.approx(float(norm), rel=1e-4), key
+
+
+@pytest.mark.parametrize("build", ["acl_resnet18", "acl_mobilenet_v2"])
+@torch.inference_mode()
+def test_the_copy_for_inference_answers_alike(build):
+    torch.manual_seed(0)
+    model = getattr(acl, build)(task_sizes=(2, 1, 3))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+    for adapters in model.adapters:
+        for adapter in adapters:
+            nn.init.normal_(adapter.alpha)  # of both signs
+    x = normal(0, (2, 3, 96, 96))
+    fast = model.optimized(x[:1])
+    assert fast.backbone is not model.backbone  # something was folded
+    expected = model.features(x)
+    close = {"rtol": 1e-4, "atol": 1e-4 * float(expected.abs().max())}  # float32 sums in another order
+    torch.testing.assert_close(fast.features(x), expected, **close)
+    torch.testing.assert_close(fast(x), model(x), **close)
+    assert fast.choose(x).classes.tolist() == model.choose(x).classes.tolist()
+
+
+@torch.inference_mode()
+def test_answers_over_time_are_those_of_the_heads_of_the_time():
+    model, x = tiny((2,)), normal(2, (4, 3, 16, 16))
+    first = model.choose(x)
+    model.keep_heads()
+    model.add_task(1)
+    nn.init.zeros_(model.heads[0].weight)
+    early, now = model.over_time(x)
+    assert torch.equal(early.scores, first.scores)
+    assert torch.equal(now.scores, model.choose(x).scores)
+    model.remove_task()
+    assert torch.equal(model.choose(x).scores, first.scores)
+    assert tiny((2, 1)).over_time(x)[0] is None  # nothing was kept
