@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import zoo
 from tests.goldens import fill, golden_cases, normal
-from zoo.convert import rename
+from zoo.convert import convert, rename
 from zoo.models import acl
 from zoo.models.acl import ACL, choose, heads_loss, newest_loss
 
@@ -277,3 +278,17 @@ def test_answers_over_time_are_those_of_the_heads_of_the_time():
     model.remove_task()
     assert torch.equal(model.choose(x).scores, first.scores)
     assert tiny((2, 1)).over_time(x)[0] is None  # nothing was kept
+
+
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
+def test_the_authors_file_of_a_task_is_converted(case, tmp_path):
+    config, state = case.facts["config"], authors_state(case)
+    torch.save({"state_dict": state, "task_id": 0, "memory_class_means": []}, tmp_path / "task.pkl")
+    name, out = f"acl_{config['backbone']}", tmp_path / "ours.safetensors"
+    report = convert(name, tmp_path / "task.pkl", out)
+    assert report.is_complete
+    assert report.builder_args["task_sizes"] == config["task_sizes"]
+    assert {key for key, _ in report.dropped} >= {"aux_fc.weight", "aux_fc.bias"}
+    model = zoo.create_model(name, checkpoint_path=out)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(case.input()), case.tensor("test_logits"), **case.facts["tolerance"])
