@@ -65,7 +65,8 @@ def create_model(
     if path is None and pretrained and card.weights.status != "none":
         path = weights_path(card, cache_dir=cache_dir)
     if path is not None:
-        args = args | check_file(path, card, kwargs)
+        if card.task != "teach":  # a taught model's file is read, and checked, by its builder
+            args = args | check_file(path, card, kwargs)
         cfg |= {"file": str(path), "num_classes": args.get("num_classes", 0)}
         cfg["input_size"] = (args.get("in_chans", card.input.size[0]), *card.input.size[1:])
     args = args | kwargs

@@ -39,6 +39,7 @@ class Report:
         renamed: Authors' key, our key, shape.
         kept: Key, shape.
         dropped: Key, and its shape or what it was.
+        added: Key and shape of what the file lacks and the network's own first values stand for.
         faults: What keeps the file from filling the network: kind to keys. Empty when it was, or could be, converted.
         parity: Which outputs the written file was seen to give, and how nearly; none where nothing was compared.
     """
@@ -50,6 +51,7 @@ class Report:
     renamed: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
     kept: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
+    added: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=dict)
     parity: dict[str, Any] | None = None
 
@@ -64,6 +66,7 @@ class Report:
 
     def __str__(self) -> str:
         counts = f"{len(self.renamed)} keys renamed, {len(self.kept)} kept, {len(self.dropped)} dropped"
+        counts += f", {len(self.added)} added untrained" if self.added else ""
         return f"{self.source} as {self.architecture}: {counts}; {Faults(self.faults) if self.faults else 'complete'}"
 
 
@@ -158,8 +161,17 @@ def _match(
         raise IntegrityError(f"{source}: {error}", hint=f"is it a checkpoint of {card.architecture}?") from None
     args = {**card.builder_args, **_shown(state, card), **builder_args}
     model = _skeleton(card, args)
+    complete: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = getattr(model, "complete", lambda state: {})
+    added = complete(state)
+    state |= added
     report = Report(
-        card.architecture, args, source.name, sha256_of(source), dropped=dropped, faults=compare(state, model)
+        card.architecture,
+        args,
+        source.name,
+        sha256_of(source),
+        dropped=dropped,
+        added=[(key, tuple(value.shape)) for key, value in added.items()],
+        faults=compare(state, model),
     )
     for key, value in tensors.items():
         ours, shape = _renamed(key, keys), tuple(value.shape)

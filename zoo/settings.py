@@ -20,7 +20,10 @@ __all__ = [
     "hub_org",
     "max_pixels",
     "mirror_token",
+    "processes_here",
     "set_hub_endpoint",
+    "set_max_pixels",
+    "store_token",
 ]
 
 PACKAGE = Path(__file__).parent
@@ -64,6 +67,11 @@ def mirror_token() -> str | None:
     return os.environ.get("ZOO_MIRROR_TOKEN") or None
 
 
+def store_token() -> str | None:
+    """What a vector database wants to see (ZOO_STORE_TOKEN): `user:password`, or a key."""
+    return os.environ.get("ZOO_STORE_TOKEN") or None
+
+
 def data_root() -> Path:
     """Folder that holds data sets by name (ZOO_DATA); recipes and `zoo eval` look there."""
     return Path(os.environ.get("ZOO_DATA") or Path.home() / ".cache" / "zoo" / "data")
@@ -91,6 +99,16 @@ def max_pixels() -> int:
     if not value.isdigit() or value == "0":
         raise UsageError(f"ZOO_MAX_PIXELS is {value!r}", hint="a positive whole number of pixels")
     return int(value)
+
+
+def processes_here() -> int:
+    """Processes of this machine that torchrun started to share one job, this one among them; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def set_max_pixels(count: int) -> None:
+    """Another limit for the rest of this process and for those it starts."""
+    os.environ["ZOO_MAX_PIXELS"] = str(count)
 
 
 def card_folder() -> Path:

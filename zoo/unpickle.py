@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_pickle", "unwrap"]
 
-WRAPPERS = ("state_dict", "model")  # where training scripts put the weights, the surer one first
+WRAPPERS = ("state_dict", "model", "net")  # where training scripts put the weights, the surer one first
 TIMES = 4  # memory and tensors, in units of the file's size
 SPARE = 64_000_000  # bytes besides, for the interpreter
 SECONDS = 60  # of computing, and one more for every SPEED bytes
@@ -99,7 +99,7 @@ def _child(source: Path, target: Path, seconds: int) -> dict[str, Any]:
     size = source.stat().st_size
     _limit(size, seconds)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # a script's options, saved beside the weights
+        with torch.serialization.safe_globals([argparse.Namespace, *_figures()]):  # what scripts save beside weights
             content = unwrap(torch.load(source, map_location="cpu", weights_only=True))
     except ValueError as error:
         return {"holds": str(error)} if "by name" in str(error) else {"reason": _one_line(error)}
@@ -112,6 +112,20 @@ def _child(source: Path, target: Path, seconds: int) -> dict[str, Any]:
     save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, target)
     others = [(name, type(value).__name__) for name, value in content.items() if name not in tensors]
     return {"names": list(tensors), "others": others}
+
+
+def _figures() -> list[Any]:
+    """What pickles of NumPy's arrays and numbers name: scripts save curves and scores so. Either has two addresses."""
+    import numpy as np
+
+    rebuilt = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+    functions = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for name, function in rebuilt.items()
+        for core in ("core", "_core")
+    ]
+    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")]
+    return [*functions, np.ndarray, np.dtype, *kinds]
 
 
 def _limit(size: int, seconds: int) -> None:

@@ -41,7 +41,7 @@ def test_dry_run_counts_and_estimates(data_root):
     )
     plan = json.loads(result.stdout)
     assert plan["parameters"] == 269_850
-    assert (plan["pictures"], plan["steps_per_epoch"], plan["steps"]) == (80, 5, 15)
+    assert (plan["examples"], plan["steps_per_epoch"], plan["steps"]) == (80, 5, 15)
     assert plan["optimizer"]["name"] == "adam"
     memory = plan["memory_bytes"]
     assert memory["weights"] == memory["gradients"] == 4 * 269_850

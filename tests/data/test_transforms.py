@@ -20,16 +20,18 @@ def picture(width, height):
     target=st.sampled_from([(32, 32), (224, 224), (64, 48), (30, 100)]),
     crop_pct=st.sampled_from([1.0, 0.875, 0.9, 0.5]),
     interpolation=st.sampled_from(["bicubic", "bilinear", "nearest", "lanczos"]),
+    crop_mode=st.sampled_from(["center", "squash"]),
 )
 @settings(deadline=None, max_examples=60)
-def test_equals_timm_to_the_last_bit(size, target, crop_pct, interpolation):
-    given_input = Input(size=(3, *target), crop_pct=crop_pct, interpolation=interpolation)
+def test_equals_timm_to_the_last_bit(size, target, crop_pct, interpolation, crop_mode):
+    given_input = Input(size=(3, *target), crop_pct=crop_pct, interpolation=interpolation, crop_mode=crop_mode)
     timms = create_transform(
         input_size=given_input.size,
         interpolation=interpolation,
         mean=given_input.mean,
         std=given_input.std,
         crop_pct=crop_pct,
+        crop_mode=crop_mode,
     )
     image = picture(*size)
     assert torch.equal(Preprocess(given_input)(image), timms(image))

@@ -294,3 +294,18 @@ def test_the_command_prints_the_path(written, tmp_path):
     assert result.exit_code == 0, result.exception
     assert result.stdout == f"{file}\n"
     assert "it differs from the network by 0" in result.stderr
+
+
+def test_each_modality_has_a_file_of_its_own(tmp_path):
+    network = zoo.create_model("sgiel_pico", pretrained=True).eval()
+    image = torch.rand(3, 3, 96, 48, generator=torch.Generator().manual_seed(0))
+    for modality in ("visible", "infrared"):
+        path = tmp_path / f"{modality}.pt2"
+        export("sgiel_pico", path, format="torch-export", modality=modality)
+        with torch.no_grad():
+            found = torch.export.load(path).module()(image)
+            torch.testing.assert_close(found, network(image, modality), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UsageError, match="visible or infrared"):
+        export("sgiel_pico", tmp_path / "both.onnx")
+    with pytest.raises(UsageError, match="knows no modalities"):
+        export("reste_resnet20_cifar", tmp_path / "net.onnx", modality="visible")

@@ -92,10 +92,11 @@ class TestInOneProcess:
         import timm
 
         import zoo
+        from zoo.registry.timm_cfg import IN_TIMM
 
         for name in zoo.list_models():
             card = zoo.card(name)
-            if card.default and card.task != "filter":  # timm has networks that classify or embed
+            if card.default and card.task in IN_TIMM:
                 assert timm.get_pretrained_cfg(card.architecture).tag == card.tag
 
     def test_own_weights_as_a_dict(self, tmp_path):

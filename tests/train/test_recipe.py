@@ -73,8 +73,13 @@ def test_override_without_a_value(override):
         load_recipe("reste_resnet20_cifar", (override,))
 
 
+def test_table_is_named_by_a_bare_value():
+    recipe = load_recipe("metric_imbalance", ("data=photos/skin", "optimizer=adamw", "data.size=64"))
+    assert (recipe.data.name, recipe.data.size, recipe.optimizer.name) == ("photos/skin", 64, "adamw")
+
+
 def test_methods():
-    assert method_names() == ["plain", "reste"]
+    assert {"metric_imbalance", "plain", "reste", "sgiel"} <= set(method_names())
     with pytest.raises(UnknownName, match="no method 'rest'"):
         new_method("rest")
     with pytest.raises(UsageError, match=r"end is 0\.5"):

@@ -12,7 +12,8 @@ from zoo.errors import ZooError
 __all__ = ["app", "commands", "main"]
 
 # files beside this one that register commands on `app` when imported, in the order of the help page
-GROUPS = ("models", "predict", "filter", "weights", "hub", "train", "export", "bench", "doctor")
+GROUPS: tuple[str, ...] = ("models", "predict", "reid", "retrieve", "ground", "filter", "weights", "hub")
+GROUPS += ("train", "teach", "export", "bench", "serve", "doctor")
 
 app = typer.Typer(
     name="zoo",

@@ -18,6 +18,9 @@ def export(
     to: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write, .onnx or .pt2.")],
     format: Annotated[str, typer.Option(metavar="FORMAT", help="onnx or torch-export.")] = "onnx",
     checkpoint: Checkpoint = None,
+    modality: Annotated[
+        str | None, typer.Option(metavar="NAME", help="visible or infrared, of networks that take both.")
+    ] = None,
     endpoint: Endpoint = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -34,10 +37,11 @@ def export(
     zoo export reste_resnet20_cifar --out net.onnx
     zoo export reste_resnet20_cifar --format torch-export --out net.pt2
     zoo export reste_resnet20_cifar --checkpoint mine.safetensors --out net.onnx
+    zoo export sgiel_pico --modality infrared --out infrared.onnx
     """
     from zoo.export.export import export as export_file
 
-    done = export_file(name, to, format=format, checkpoint_path=checkpoint)
+    done = export_file(name, to, format=format, checkpoint_path=checkpoint, modality=modality)
     if json:
         out.data(done.to_dict())
         return

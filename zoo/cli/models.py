@@ -1,6 +1,7 @@
 """What there is: list, info."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -65,6 +66,12 @@ def info(name: Name, json: Json = False, debug: Debug = False) -> None:
     zoo info reste_resnet20_cifar
     zoo info reste_resnet20_cifar.c10 --json
     """
+    if name.endswith(".zoo"):
+        from zoo.cli.teach import show_taught
+        from zoo.tasks.taught import read_taught
+
+        show_taught(Path(name), read_taught(Path(name)), json=json)
+        return
     from zoo.registry.names import resolve
 
     card = resolve(name)

@@ -30,11 +30,18 @@ from zoo.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from zoo.registry.card import Card
-    from zoo.results.classification import Classification
+    from zoo.results.classification import Classification, Embedding
+    from zoo.tasks.pipeline import Pipeline
 
 PANEL = "Use a model"
 EXPLAINED = "explained"
-INPUTS = "Files, folders, globs, http(s) addresses, or - for a list on standard input."
+INPUTS = (
+    "Files, folders, globs, http(s) or store addresses (s3://...), lists (.parquet), shards (.tar), or - for a list on "
+    "standard input."
+)
+PartSize = Annotated[
+    int, typer.Option(min=1, help="Rows of a part, where --out is a folder.", rich_help_panel="Output")
+]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -55,6 +62,17 @@ def predict(
         Path | None,
         typer.Option(metavar="DIR", help="Also write a picture with its labels here.", rich_help_panel="Output"),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Write Parquet parts into this folder or store instead; the same command goes on where it stopped.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    part_size: PartSize = 2048,
     explain: Annotated[
         bool,
         typer.Option(
@@ -84,11 +102,14 @@ def predict(
     zoo predict reste_resnet20_cifar '*.png' --topk 3 --draw drawn/
     zoo predict cat.png --explain
     find . -name '*.png' | zoo predict reste_resnet20_cifar - --csv
+    torchrun --nproc-per-node 4 -m zoo predict reste_resnet20_cifar list.parquet --out s3://bucket/labels/
     """
     form = out.form(json, jsonl, csv)
     name, sources = _name_and_inputs(name, inputs or [])
+    if to and (form != "human" or draw or explain):
+        raise UsageError("--out takes Parquet alone", hint="leave out --json, --jsonl, --csv, --draw and --explain")
 
-    from zoo.data.images import expand
+    from zoo.data.inputs import addresses, opened
     from zoo.tasks.draw import Drawings
     from zoo.tasks.pipeline import pipeline
 
@@ -98,7 +119,7 @@ def predict(
         device=device,
         checkpoint_path=checkpoint,
         batch_size=batch_size,
-        workers=workers,
+        workers=_shared(workers) if to else workers,
         dtype=dtype,
         compile=compile,
         topk=topk,
@@ -107,6 +128,8 @@ def predict(
     )
     if engine == "packed" and not pipe.engine.startswith("packed"):
         out.say(f"engine {pipe.engine}")
+    if to:
+        raise typer.Exit(_parts(pipe, to, checkpoint, sources, part_size))
     if explain and draw is None:
         draw = Path(EXPLAINED)
         out.say(f"drawings in {draw}/")
@@ -114,7 +137,7 @@ def predict(
     failures, seen = out.Failures(), 0
     see = not out.is_terminal(sys.stdout)
     with out.Rows(form, _show, _flat) as rows, out.progress("predict", _total(sources, see), wanted=see) as step:
-        for result in pipe(expand(sources)):
+        for result in pipe(opened(addresses(sources))):
             seen += 1
             fault = result.error or (drawings.add(result) if drawings else None)
             if fault:
@@ -130,11 +153,15 @@ def embed(
     name: Name,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUTS, show_default=False)],
     to: Annotated[
-        Path,
+        str,
         typer.Option(
-            "--out", metavar="FILE", help="Where to: .parquet, .csv, .jsonl, or .npy with the names beside it."
+            "--out",
+            metavar="FILE|DIR",
+            help="Where to: .parquet, .csv, .jsonl, or .npy with the names beside it; or a folder or store, for parts "
+            "in Parquet: there the same command goes on where it stopped.",
         ),
     ],
+    part_size: PartSize = 2048,
     checkpoint: Checkpoint = None,
     quiet: Quiet = False,
     device: Device = "auto",
@@ -154,14 +181,16 @@ def embed(
 
     zoo embed reste_resnet20_cifar photos/ --out features.parquet
     zoo embed reste_resnet20_cifar 'photos/**/*.jpg' --out features.npy
+    zoo embed reste_resnet20_cifar s3://bucket/photos/ --out s3://bucket/features/
+    torchrun --nproc-per-node 4 --max-restarts 9 -m zoo embed reste_resnet20_cifar 'shards/*.tar' --out features/
     """
+    from zoo.data.stores import is_folder
     from zoo.tasks.feature_file import feature_file
 
-    with feature_file(to) as write:  # first of all: a file that cannot be written should not cost a minute
-        from zoo.data.images import expand
+    def pipe(workers: int | None) -> "Pipeline[Any]":
         from zoo.tasks.pipeline import pipeline
 
-        pipe = pipeline(
+        return pipeline(
             name,
             task="embed",
             device=device,
@@ -172,9 +201,16 @@ def embed(
             compile=compile,
             engine=engine,
         )
+
+    if is_folder(to):
+        raise typer.Exit(_parts(pipe(_shared(workers)), to, checkpoint, inputs, part_size))
+    with feature_file(Path(to)) as write:  # first of all: a file that cannot be written should not cost a minute
+        from zoo.data.inputs import addresses, opened
+
+        answers = pipe(workers)(opened(addresses(inputs)))
         failures, seen = out.Failures(), 0
         with out.progress("embed", _total(inputs, True)) as step:
-            for result in pipe(expand(inputs)):
+            for result in answers:
                 seen += 1
                 if result.error:
                     failures.add(result.error)
@@ -187,13 +223,47 @@ def embed(
     raise typer.Exit(code)
 
 
+def _shared(workers: int | None) -> int | None:
+    """Decoding processes of one of several processes of this machine: they have its cores together."""
+    from zoo import settings
+    from zoo.tasks.decode import cores
+
+    here = settings.processes_here()
+    return min(8, cores() // here // 2) if workers is None and here > 1 else workers
+
+
+def _parts(pipe: "Pipeline[Any]", to: str, checkpoint: Path | None, inputs: list[str], part_size: int) -> int:
+    """Answer into a folder of parts; the exit code."""
+    from zoo.tasks import bulk
+
+    workers = bulk.Group() if bulk.Group.is_here() else bulk.Alone()
+    job = bulk.open_job(to, bulk.describe(pipe, checkpoint, inputs, part_size), workers)
+    failures, seen = out.Failures(), 0
+
+    with out.progress(type(pipe.task).__name__.lower()) as step:
+
+        def one(result: "Classification | Embedding") -> None:
+            nonlocal seen
+            seen += 1
+            if result.error:
+                failures.add(result.error)
+            step()
+
+        written, found = bulk.run(job, pipe, workers, one)
+    code = failures.report(seen)
+    before = f", {found} were there" if found else ""
+    out.say(f"{seen} rows in {written} of {job.parts} parts of {to}{before}")
+    return 0 if isinstance(workers, bulk.Group) else code  # torchrun takes another code for a crash and starts again
+
+
 def _name_and_inputs(first: str, inputs: list[str]) -> tuple[str, list[str]]:
     """The model and the inputs; a first word that is an input leaves the model to us."""
     from zoo.data.images import SUFFIXES
     from zoo.registry.names import resolve
 
     try:
-        resolve(first)
+        if not first.endswith(".zoo"):
+            resolve(first)
     except UnknownName as error:
         if _is_input(first):
             return _default(), [first, *inputs]
@@ -206,9 +276,10 @@ def _name_and_inputs(first: str, inputs: list[str]) -> tuple[str, list[str]]:
 
 
 def _is_input(text: str) -> bool:
+    from zoo.data.stores import is_store
     from zoo.data.urls import is_url
 
-    return text == "-" or is_url(text) or Path(text).exists() or glob.has_magic(text)
+    return text == "-" or is_url(text) or is_store(text) or Path(text).exists() or glob.has_magic(text)
 
 
 def _default() -> str:
@@ -233,12 +304,17 @@ def _breadth(card: "Card") -> tuple[int, float]:
 
 
 def _total(sources: list[str], wanted: bool) -> int | None:
-    """How many pictures there are; unknown with standard input, uncounted where no progress is shown."""
-    from zoo.data.images import expand
+    """How many pictures there are; unknown with standard input and shards, uncounted where no progress is shown."""
+    from zoo.data.inputs import addresses, is_shard
 
     if "-" in sources or not wanted or not out.is_terminal(sys.stderr):
         return None
-    return sum(1 for _ in expand(sources))
+    count = 0
+    for item in addresses(sources):
+        if is_shard(item):
+            return None
+        count += 1
+    return count
 
 
 def _show(result: "Classification") -> None:
@@ -246,7 +322,8 @@ def _show(result: "Classification") -> None:
     if out.is_terminal(sys.stdout):
         out.rich(result)
         return
-    out.line(result.source + (f"  ({result.note})" if result.note else ""))
+    told = "".join(f"  ({note})" for note in (result.note, result.told) if note)
+    out.line(result.source + told)
     for label, score in result:
         out.line(f"  {100 * score:5.1f}%  {label}")
 

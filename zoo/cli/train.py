@@ -74,14 +74,26 @@ def train(
         return
     folder = to or Path("runs") / Path(recipe).stem
 
-    from zoo.train.loop import train as run
+    from zoo.train.conduct import conduct
 
     with out.live() as show:
 
         def report(at: "Progress") -> None:
             show(_line(at), (at.epoch - 1 + at.step / at.steps) / at.epochs, stays=at.step == at.steps)
 
-        file = run(resolved, folder, data=data, device=device, workers=workers, tensorboard=tensorboard, report=report)
+        def say(text: str) -> None:
+            show(text, 0.0, stays=True)
+
+        file = conduct(
+            resolved,
+            folder,
+            data=data,
+            device=device,
+            workers=workers,
+            say=say,
+            tensorboard=tensorboard,
+            report=report,
+        )
     out.line(str(file))
 
 
@@ -121,6 +133,9 @@ def eval_(
     zoo eval reste_resnet20_cifar list.csv
     zoo eval reste_resnet20_cifar cifar10 --checkpoint runs/reste_resnet20_cifar/model.safetensors
     """
+    if taught := _taught_file(name):
+        _eval_taught(taught, dataset, data, split, device, json)
+        return
     from zoo.tasks.evaluate import evaluate
 
     with out.progress("eval") as step:
@@ -197,6 +212,33 @@ def verify(
             right=("card", "measured"),
         )
     raise typer.Exit(0 if all(check.holds for check in checks) else 4)
+
+
+def _taught_file(name: str) -> Path | None:
+    """The file of a taught model, by its path or by a checkpoint's name; None of another model."""
+    if name.endswith(".zoo"):
+        return Path(name)
+    from zoo.hub.fetch import weights_path
+    from zoo.registry.names import resolve
+
+    card = resolve(name)
+    return weights_path(card) if card.task == "teach" else None
+
+
+def _eval_taught(path: Path, dataset: str, data: Path | None, split: str, device: str, json: bool) -> None:
+    """The matrix of a taught model: each task's accuracy as it was after each task."""
+    from zoo.tasks.teachable import evaluate_taught
+
+    with out.progress("eval") as step:
+        result = evaluate_taught(path, dataset, split=split, root=data, device=device, report=lambda done: step())
+    if json:
+        out.data(result.to_dict())
+    else:
+        out.rich(result)
+    failures = out.Failures()
+    for fault in result.failed:
+        failures.add(fault)
+    raise typer.Exit(failures.report(int(result.pictures.sum()) + len(result.failed)))
 
 
 def _list_recipes() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import numpy as np
 
 from zoo import settings
+from zoo.data.stores import is_store, list_files, read_bytes
 from zoo.data.urls import fetch, is_url
 from zoo.errors import InputError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SUFFIXES",
+    "Encoded",
     "Item",
     "Picture",
     "Source",
@@ -67,7 +69,16 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 T = TypeVar("T")
 Source = str | os.PathLike[str]
-Item = Any  # a Source, a PIL picture, an array (H, W, C) of uint8, or the InputError that stands in a bad one's place
+# a Source, an Encoded, a PIL picture, an array (H, W, C) of uint8, or the InputError that stands in a bad one's place
+Item = Any
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The bytes of a picture's file, and what results call it."""
+
+    name: str
+    content: bytes
 
 
 @dataclass(frozen=True)
@@ -89,8 +100,8 @@ def expand(
     """The single pictures that arguments stand for, one at a time and in order.
 
     Args:
-        inputs: Files, folders (searched to the bottom, sorted by name), globs, http(s) addresses, or "-" for a list of
-            any of these on standard input, one a line.
+        inputs: Files, folders (searched to the bottom, sorted by name), globs, http(s) addresses, the same in a store
+            (`s3://bucket/folder`), or "-" for a list of any of these on standard input, one a line.
         stdin: What "-" reads, by default the process's own.
         suffixes: Of the files that are looked for in folders.
 
@@ -110,6 +121,11 @@ def expand(
 def _expand_one(text: str, suffixes: Set[str]) -> Iterator[str | InputError]:
     if is_url(text):
         yield text
+    elif is_store(text):
+        try:
+            yield from list_files(text, suffixes)
+        except InputError as error:
+            yield error
     elif os.path.isdir(text):  # noqa: PTH112 - a path with a null byte is a missing file here, not a ValueError
         yield from _or_error(
             _walk(text, suffixes), f"{text}: no picture in this folder", f"looked for {', '.join(sorted(suffixes))}"
@@ -184,6 +200,8 @@ def open_source(source: Source | bytes, name: str | None, decode: Callable[[Any,
     text = os.fspath(source)
     if is_url(text):
         return decode(io.BytesIO(fetch(text)), name)
+    if is_store(text):
+        return decode(io.BytesIO(read_bytes(text)), name)
     try:
         status = os.stat(text)  # noqa: PTH116 - see _walk
         if stat.S_ISDIR(status.st_mode):

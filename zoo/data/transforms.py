@@ -39,7 +39,7 @@ class Preprocess:
     @cached_property  # asked of every picture
     def _kept(self) -> tuple[int, int, int] | None:
         channels, height, width = self.input.size
-        is_kept = _resized((width, height), (width, height), self.input.crop_pct) == (width, height)
+        is_kept = self._resized((width, height)) == (width, height)
         return (height, width, channels) if is_kept and channels == 3 else None
 
     def crop(self, image: "Image") -> NDArray[np.uint8]:
@@ -56,7 +56,7 @@ class Preprocess:
         channels, height, width = self.input.size
         if channels == 1:
             image = image.convert("L")
-        size = _resized(image.size, (width, height), self.input.crop_pct)
+        size = self._resized(image.size)
         if size != image.size:
             image = image.resize(size, Resampling[self.input.interpolation.upper()])
         left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
@@ -67,9 +67,16 @@ class Preprocess:
     def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of what `crop` leaves of a picture, as shares of its width and height."""
         _, height, width = self.input.size
-        whole = _resized(size, (width, height), self.input.crop_pct)
+        whole = self._resized(size)
         left, top = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
         return left / whole[0], top / whole[1], (left + width) / whole[0], (top + height) / whole[1]
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height before the crop."""
+        _, height, width = self.input.size
+        if self.input.crop_mode == "squash":
+            return math.floor(width / self.input.crop_pct), math.floor(height / self.input.crop_pct)
+        return _resized(size, (width, height), self.input.crop_pct)
 
     def normalise(self, batch: "Tensor") -> "Tensor":
         """(B, H, W, C) uint8 to (B, C, H, W) float32 on the same device, with the card's mean and deviation."""

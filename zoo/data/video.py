@@ -17,12 +17,26 @@ from numpy.typing import NDArray
 from zoo import settings
 from zoo.errors import InputError
 
-__all__ = ["VIDEO_SUFFIXES", "Frame", "VideoReader", "VideoWriter", "is_video"]
+__all__ = [
+    "SLACK",
+    "VIDEO_SUFFIXES",
+    "Frame",
+    "VideoReader",
+    "VideoWriter",
+    "av_library",
+    "damaged",
+    "frame_times",
+    "is_video",
+    "promised",
+    "upright",
+]
 
 VIDEO_SUFFIXES = frozenset([".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"])
 TICKS = 90_000  # time stamps a second in what is written
 BT709, LIMITED, HD = 1, 1, 720  # codes of H.264's colour matrix and range; untagged videos this high are BT.709
 UNTAGGED = 2
+FOR_BROWSERS = (".mp4", ".m4v", ".mov")  # their index goes to the front, so that they play while they load
+PLAYED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # sound that those hold as it is
 SLACK = 0.5  # seconds that a whole video's last frame may begin before the end that its file promises
 
 
@@ -63,14 +77,14 @@ class VideoReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        av = _av()
+        av = av_library()
         self.path = str(path)
         try:
             self._container = av.open(self.path)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file", hint="check the path") from None
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise _damaged(self.path, error) from error
+            raise damaged(self.path, error) from error
         try:
             if not self._container.streams.video:
                 raise InputError(f"{path} has no picture", hint="give a video")
@@ -106,6 +120,8 @@ class VideoReader:
     def _decoded(self) -> Iterator[Frame | InputError]:
         stream = self._stream
         context = stream.codec_context
+        if context is None:
+            raise damaged(self.path, ValueError("unknown codec"))
         if context.width * context.height > settings.max_pixels():
             yield InputError(f"{self.path} has frames of more pixels than the limit", hint="raise ZOO_MAX_PIXELS")
             return
@@ -115,25 +131,50 @@ class VideoReader:
                 time = float(frame.pts * frame.time_base) if frame.pts is not None else last + 1 / float(self.rate)
                 start = time if start is None else start
                 last = time
-                yield Frame(_upright(frame), time - start)
-        except (_av().FFmpegError, OSError, ValueError) as error:
-            yield _damaged(self.path, error)
+                yield Frame(upright(frame), time - start)
+        except (av_library().FFmpegError, OSError, ValueError) as error:
+            yield damaged(self.path, error)
             return
-        if start is not None and last - start + SLACK < self._promised():
+        if start is not None and last - start + SLACK < promised(self._container, stream):
             yield InputError(f"{self.path} breaks off after {last - start:.1f} s", hint="fetch it again")
 
-    def _promised(self) -> float:
-        """Seconds that the file says it has; 0 where it does not say them of the pictures."""
-        if self._stream.duration:
-            return float(self._stream.duration * self._stream.time_base)
-        tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", self._stream.metadata.get("DURATION", ""))  # Matroska
-        if tag:
-            return 3600 * float(tag[1]) + 60 * float(tag[2]) + float(tag[3])
-        alone = len(self._container.streams) == 1
-        return float(self._container.duration or 0) / 1e6 if alone else 0.0
+
+def promised(container: Any, stream: Any) -> float:
+    """Seconds that an open file says it has; 0 where it does not say them of the pictures."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska
+    if tag:
+        return 3600 * float(tag[1]) + 60 * float(tag[2]) + float(tag[3])
+    alone = len(container.streams) == 1
+    return float(container.duration or 0) / 1e6 if alone else 0.0
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
+def frame_times(path: str | Path) -> NDArray[np.float64]:
+    """When each frame of a video is shown: (F,) seconds from its first one, rising; nothing is decoded for it.
+
+    Raises:
+        InputError: It cannot be opened, has no picture, or PyAV is not installed.
+    """
+    with VideoReader(path) as reader:
+        rate = float(reader.rate)
+    av = av_library()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            ticks = [packet.pts if packet.pts is not None else packet.dts for packet in packets]
+            scale = float(stream.time_base)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise damaged(str(path), error) from error
+    if None in ticks:  # a stream that does not say; its average rate has to do
+        return np.arange(len(ticks)) / rate
+    times = np.sort(np.array(ticks, np.float64)) * scale
+    return times - times[0]
+
+
+def upright(frame: Any) -> NDArray[np.uint8]:
+    """The RGB pixels of a frame of PyAV, turned as the file asks."""
     matrix = "ITU709" if frame.colorspace == UNTAGGED and frame.height >= HD else None
     pixels = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
@@ -148,22 +189,35 @@ class VideoWriter:
         path: .mp4, .mov or .mkv.
         size: Width and height of the frames.
         rate: Frames a second, for players that ask.
-        sound_of: A video whose first sound track is copied, as far as its frames reach.
+        sound_of: A video whose first sound track is copied, as far as its frames reach; to AAC, where .mp4 or .mov does
+            not take it as it is.
+        preset: x264's word for how long it looks for a smaller file.
 
     Raises:
         InputError: It cannot be written.
     """
 
     def __init__(
-        self, path: Path, size: tuple[int, int], rate: Fraction, *, sound_of: str | Path | None = None
+        self,
+        path: Path,
+        size: tuple[int, int],
+        rate: Fraction,
+        *,
+        sound_of: str | Path | None = None,
+        preset: str = "medium",
     ) -> None:
-        av = _av()
+        av = av_library()
         self.path = path
         self._part = path.with_name(f"{path.stem}.part{path.suffix}")
         self._sound = None
         self._packets: Iterator[Any] = iter(())
-        self._container = av.open(str(self._part), "w")
-        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
+        for_browsers = {"movflags": "+faststart"} if path.suffix.lower() in FOR_BROWSERS else {}
+        try:
+            self._container = av.open(str(self._part), "w", container_options=for_browsers)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{path} cannot be written: {reason}", hint="check the folder") from None
+        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": preset})
         self._stream.width, self._stream.height = (side + side % 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
@@ -183,19 +237,28 @@ class VideoWriter:
             source.close()
             return
         self._sound = source
-        copied = self._container.add_stream_from_template(source.streams.audio[0])
-        self._packets = self._sound_packets(source, copied)
+        sound = source.streams.audio[0]
+        if self.path.suffix.lower() not in FOR_BROWSERS or sound.codec_context.name in PLAYED:
+            self._packets = self._copied(source, self._container.add_stream_from_template(sound))
+        else:
+            self._packets = self._encoded_again(source, self._container.add_stream("aac", rate=sound.rate))
 
     @staticmethod
-    def _sound_packets(source: Any, copied: Any) -> Iterator[Any]:
+    def _copied(source: Any, stream: Any) -> Iterator[Any]:
         for packet in source.demux(source.streams.audio[0]):
             if packet.dts is not None:
-                packet.stream = copied
+                packet.stream = stream
                 yield packet
+
+    @staticmethod
+    def _encoded_again(source: Any, stream: Any) -> Iterator[Any]:
+        for frame in source.decode(source.streams.audio[0]):
+            yield from stream.encode(frame)
+        yield from stream.encode(None)
 
     def write(self, frame: Frame) -> None:
         """Append a frame; times rise."""
-        av = _av()
+        av = av_library()
         height, width = frame.pixels.shape[:2]
         even = np.pad(frame.pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(even, format="rgb24")
@@ -229,12 +292,18 @@ class VideoWriter:
                 self._sound.close()
 
 
-def _damaged(path: str, error: Exception) -> InputError:
+def damaged(path: str, error: Exception) -> InputError:
+    """What FFmpeg said of a file, in one line."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return InputError(f"{path} is no video, or damaged: {reason}", hint="fetch or save it again")
 
 
-def _av() -> Any:
+def av_library() -> Any:
+    """PyAV.
+
+    Raises:
+        InputError: It is not installed.
+    """
     try:
         import av
     except ImportError:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -68,6 +68,7 @@ def export(
     format: str = "onnx",
     checkpoint_path: Path | None = None,
     opset: int | None = None,
+    modality: str | None = None,
 ) -> Exported:
     """Write a network with its weights, preprocessing and labels as one file for another runtime.
 
@@ -80,10 +81,12 @@ def export(
         format: "onnx" or "torch-export".
         checkpoint_path: Weights in place of the card's.
         opset: Version of ONNX's operators, 18 to 25; torch's own choice by default.
+        modality: Of a network for several, "visible" or "infrared": each has a file of its own.
 
     Raises:
         UnknownName: No such model.
-        UsageError: No such format, a name that does not fit it, or a package that is not installed.
+        UsageError: No such format, a name that does not fit it, a package that is not installed, or a modality that the
+            network does not have or wants to be told.
         InputError: The file cannot be written.
         WeightsUnavailable: There are no weights.
         IntegrityError: The weights are not what they should be, or the file does not compute what the network does.
@@ -92,6 +95,7 @@ def export(
     _refuse(out, format, opset)
     model = create_model(card.name, pretrained=True, checkpoint_path=checkpoint_path).eval().requires_grad_(False)
     size = _input_size(model, card)
+    model = _of_modality(model, card, modality)
     program, dynamic = trace(model, size)
     facts = facts_of(card, model, dynamic, checkpoint_path)
     data = to_onnx(program, facts, opset) if format == "onnx" else to_torch_export(program, facts)
@@ -104,6 +108,19 @@ def export(
     finally:
         part.unlink(missing_ok=True)
     return Exported(out, format, len(data), difference, batch_sizes)
+
+
+def _of_modality(model: nn.Module, card: Card, modality: str | None) -> nn.Module:
+    """The part of a network that one modality needs; the network itself where there are none to choose from."""
+    part: Callable[[str], nn.Module] | None = getattr(model, "one_modality", None)
+    if part is None and modality:
+        raise UsageError(f"{card.name} knows no modalities", hint="leave the modality out")
+    if part is None:
+        return model
+    try:
+        return part(modality or "")
+    except ValueError as error:
+        raise UsageError(f"{card.name}: {error}", hint="each has a file of its own: --modality visible") from None
 
 
 def trace(model: nn.Module, size: tuple[int, ...]) -> tuple[torch.export.ExportedProgram, bool]:
@@ -223,6 +240,8 @@ def facts_of(card: Card, model: nn.Module, dynamic: bool, checkpoint_path: Path 
     labels = label_names(card.labels) if card.labels else ()
     if labels and len(labels) == getattr(model, "num_classes", 0):  # a checkpoint may have classes of its own
         facts["labels"] = labels
+    if modality := getattr(model, "modality", None):
+        facts["modality"] = modality
     digest = _sha256(checkpoint_path) if checkpoint_path else card.weights.sha256
     if digest:
         facts["weights_sha256"] = digest

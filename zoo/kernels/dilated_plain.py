@@ -7,12 +7,15 @@ border's columns on the way is cut off at the end.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = ["backward", "forward"]
+
+FEW = 80_000  # elements of a map beyond which calls of torch cost little beside what they do
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, num_heads: int, dilations: Sequence[int], kernel_size: int) -> Tensor:
@@ -29,8 +32,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v from the output's, all (B, C, H, W); the weights of the softmax are computed anew."""
     grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    maps = gradient, q, k, v, *grads
-    for layout, gradient_, q_, k_, v_, dq, dk, dv in _groups(num_heads, dilations, kernel_size, *maps):
+    parts = (_groups(num_heads, dilations, kernel_size, *maps) for maps in _portions(gradient, q, k, v, *grads))
+    for layout, gradient_, q_, k_, v_, dq, dk, dv in chain.from_iterable(parts):
         weights = _weights(layout, q_, k_)
         bare = layout.bare(gradient_)
         slopes = _products(bare, layout.neighbours(layout.framed(v_)))
@@ -155,6 +158,12 @@ def _spread(weights: Tensor, bare: Tensor, layout: _Layout) -> Tensor:
     for weight, neighbour in _pairs(weights, layout.neighbours(framed)):
         neighbour.addcmul_(weight, bare)
     return layout.unframed(framed)
+
+
+def _portions(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """A few pictures of the maps at a time, so that what is computed on the way stays small."""
+    pictures = max(1, FEW // maps[0].shape[1:].numel())
+    return zip(*(torch.split(x, pictures) for x in maps), strict=True)
 
 
 def _groups(num_heads: int, dilations: Sequence[int], kernel_size: int, *maps: Tensor) -> Iterator[tuple[Any, ...]]:

@@ -14,12 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["compile_blocks", "optimize"]
+__all__ = ["FusedConv2d", "compile_blocks", "fold_neighbours", "folded", "optimize"]
 
 CHUNK = 1 << 23  # bytes of a chain's widest map
 WIDENING = 4  # how much wider than its input a chain's maps may be: that of inverted residuals
 # What torch.compile itself calls for frozen weights; it has no public name.
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# activations that oneDNN does on the way out, in its words
+FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.Identity: ("none", []),
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+}
 
 
 def optimize(model: nn.Module) -> nn.Module:
@@ -44,6 +50,29 @@ def optimize(model: nn.Module) -> nn.Module:
             model.set_submodule(name, Product(module))
     _chunk(model)
     return model.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def fold_neighbours(model: nn.Module, x: Tensor) -> nn.Module:
+    """A copy for inference whose batch norms are folded into the convolutions that are registered right before them.
+
+    Most networks register layers in the order they run, but nothing makes them. So the copy is run on `x`, and where it
+    gives something else the network comes back as it was.
+
+    Args:
+        model: Evaluating.
+        x: An input of it.
+    """
+    changed = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    for parent in list(changed.modules()):
+        for (name, conv), (behind, norm) in pairwise(list(parent.named_children())):
+            if _is_conv(conv) and _is_norm_with_activation(norm) and norm.num_features == conv.out_channels:
+                act = getattr(norm, "act", nn.Identity())
+                setattr(parent, name, FusedConv2d(folded(conv, norm), act))
+                setattr(parent, behind, nn.Identity() if type(act) in FUSED else act)
+    expected, given = model(x), changed(x)
+    allowed = 1e-4 * expected.abs().max().clamp(min=1)  # float32 sums in another order
+    return changed if bool((given - expected).abs().max() <= allowed) else model
 
 
 def compile_blocks(model: nn.Module) -> nn.Module:
@@ -140,6 +169,35 @@ class Pointwise(nn.Module):
         return product(x.permute(0, 2, 3, 1), self.weight, self.bias, self.gelu).permute(0, 3, 1, 2)
 
 
+class FusedConv2d(nn.Module):
+    """A convolution and the activation behind it in one pass of oneDNN, which keeps the weights as it likes them.
+
+    torch lays weights out anew at every call, which costs small maps as much as the convolution. Depthwise ones, where
+    torch's own kernels are the quicker, and other devices take the plain way.
+
+    Args:
+        conv: The convolution.
+        act: What is behind it; left to the caller unless `FUSED` has it.
+    """
+
+    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.act = act if type(act) in FUSED else nn.Identity()
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        is_plain = conv.groups == conv.in_channels > 1 or x.device.type != "cpu" or x.dtype != torch.float32
+        if is_plain or not ONEDNN or torch.is_grad_enabled():
+            return self.act(conv(x))
+        where = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        if self.kept is None:
+            self.kept = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *where, list(x.shape))
+        x = x.contiguous(memory_format=torch.channels_last)
+        return torch.ops.mkldnn._convolution_pointwise(x, self.kept, conv.bias, *where, *FUSED[type(self.act)], "")
+
+
 class InPlaceGELU(nn.Module):
     """Exact GELU that overwrites its input, which only it reads."""
 
@@ -198,10 +256,10 @@ def _fold(chain: nn.Sequential, uses: Counter[int]) -> None:
     layers = [layer if uses[id(layer)] == 1 else nn.Identity() for layer in chain]  # a stand-in takes part in nothing
     for i, (conv, norm) in enumerate(pairwise(layers)):  # first backwards, so that a convolution can do both
         if _is_conv(conv) and _is_norm(norm):
-            chain[i], chain[i + 1] = layers[i], layers[i + 1] = _behind(conv, norm), nn.Identity()
+            chain[i], chain[i + 1] = layers[i], layers[i + 1] = folded(conv, norm), nn.Identity()
     for i, (norm, conv) in enumerate(pairwise(layers)):
-        if _is_norm(norm) and _is_conv(conv) and (folded := _before(norm, conv)):
-            chain[i], chain[i + 1] = layers[i], layers[i + 1] = nn.Identity(), folded
+        if _is_norm(norm) and _is_conv(conv) and (merged := _before(norm, conv)):
+            chain[i], chain[i + 1] = layers[i], layers[i + 1] = nn.Identity(), merged
     for i, layer in enumerate(layers):
         has_gelu = i + 1 < len(layers) and _is_exact_gelu(layers[i + 1])
         if _is_pointwise(layer):
@@ -223,6 +281,12 @@ def _is_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     return type(layer) is nn.BatchNorm2d and layer.running_mean is not None and layer.running_var is not None
 
 
+def _is_norm_with_activation(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """A batch norm of torch, or timm's, which applies an activation itself."""
+    kinds = ("BatchNorm2d", "BatchNormAct2d")  # by name: importing timm takes seconds
+    return isinstance(layer, nn.BatchNorm2d) and type(layer).__name__ in kinds and layer.running_var is not None
+
+
 def _is_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
 
@@ -236,7 +300,7 @@ def _is_pointwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return plain and layer.padding == (0, 0) and layer.weight.device.type == "cpu"
 
 
-def _behind(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """The convolution with the norm behind it."""
     scale, shift = _affine(norm)
     return _with(conv, _exact(conv.weight) * scale.view(-1, 1, 1, 1), _bias(conv) * scale + shift)

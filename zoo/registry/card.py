@@ -10,7 +10,7 @@ from zoo.errors import CardError
 
 __all__ = ["Card", "Figure", "Input", "Origin", "Paper", "Traits", "Weights", "read_card"]
 
-Task = Literal["classify", "embed", "reid", "retrieve", "ground", "filter"]
+Task = Literal["classify", "embed", "reid", "retrieve", "ground", "filter", "teach"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -51,13 +51,17 @@ class Origin(_Part, frozen=True):
 
 
 class Input(_Part, frozen=True):
-    """Preprocessing, in timm's terms: resize the short side to size / crop_pct, crop the centre, normalise."""
+    """Preprocessing, in timm's terms: resize the short side to size / crop_pct, crop the centre, normalise.
+
+    With `crop_mode` "squash" both sides are resized to theirs, whatever that does to the aspect ratio.
+    """
 
     size: tuple[int, int, int] = (3, 224, 224)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] = "bicubic"
     crop_pct: float = 0.875
+    crop_mode: Literal["center", "squash"] = "center"
     fixed_size: bool = False
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ def pretrained_cfg(card: Card) -> dict[str, Any]:
         "fixed_input_size": card.input.fixed_size,
         "interpolation": card.input.interpolation,
         "crop_pct": card.input.crop_pct,
+        "crop_mode": card.input.crop_mode,
         "mean": card.input.mean,
         "std": card.input.std,
         "first_conv": card.traits.first_conv,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import RenderableType
 
-__all__ = ["Classification", "Embedding", "Explanation"]
+__all__ = ["Classification", "Embedding", "Explanation", "Told"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,28 @@ class Explanation:
         return {"box": [round(x, 6) for x in self.box], "heat": self.heat.round(4).tolist()}
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a model that was taught in tasks says besides the classes.
+
+    Attributes:
+        task: Name of the task whose classes the picture was taken for.
+        score: How sure it is, in [0, 1], that the picture shows a class it was taught.
+        is_unknown: Whether the score is too low for that; None while the model cannot tell.
+    """
+
+    task: str
+    score: float
+    is_unknown: bool | None
+
+    def __str__(self) -> str:
+        return f"{'unknown, ' if self.is_unknown else ''}{self.task}, score {self.score:.3f}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"task": self.task, "score": round(self.score, 6), "unknown": self.is_unknown}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Classification:
     """The best classes of one picture, best first; none when the picture could not be used, and `error` says why.
@@ -53,6 +75,7 @@ class Classification:
         error: Why there is no answer.
         picture: Gives the RGB picture again, for `draw`.
         explanation: Where the best class was found; only where asked for.
+        told: What a taught model says besides.
     """
 
     source: str
@@ -65,6 +88,7 @@ class Classification:
     error: ZooError | None = None
     picture: "Callable[[], Image] | None" = None
     explanation: Explanation | None = None
+    told: Told | None = None
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.scores) == len(self.indices):
@@ -110,6 +134,8 @@ class Classification:
             row["probabilities"] = self.probabilities.tolist()
         if self.explanation is not None:
             row["explanation"] = self.explanation.to_dict()
+        if self.told is not None:
+            row |= self.told.to_dict()
         return row
 
     def draw(self) -> "Image":
@@ -131,7 +157,8 @@ class Classification:
         picture = enlarge(self.picture())
         why = self.explanation
         heat = heat_overlay(picture, why.heat, why.box) if why else None
-        return label_panel(picture, self.labels, self.scores.tolist(), beside=heat, title=name, note=self.note or "")
+        note = _joined(self.note, self.told)
+        return label_panel(picture, self.labels, self.scores.tolist(), beside=heat, title=name, note=note)
 
     def __rich__(self) -> "RenderableType":
         from rich.console import Group
@@ -141,6 +168,8 @@ class Classification:
         title = Text(self.source, style="bold")
         if self.note:
             title.append(f"  {self.note}", style="dim")
+        if self.told:
+            title.append(f"  {self.told}", style="yellow" if self.told.is_unknown else "dim")
         if self.error:
             return Group(title, Text(f"  {self.error}", style="red"))
         table = Table.grid(padding=(0, 1))
@@ -165,6 +194,7 @@ class Embedding:
         size: Width and height of the picture in pixels, upright.
         note: What was done beyond plain decoding.
         error: Why there are no features.
+        modality: What the picture was taken for, where a network has a way for each: "visible" or "infrared".
     """
 
     source: str
@@ -172,6 +202,7 @@ class Embedding:
     size: tuple[int, int] | None = None
     note: str | None = None
     error: ZooError | None = None
+    modality: str | None = None
 
     def __post_init__(self) -> None:
         if self.vector.ndim != 1:
@@ -190,19 +221,24 @@ class Embedding:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types: source, vector, size, note, error."""
+        """Plain JSON types: source, vector, size, note, error; modality where there is one."""
         return {
             "source": self.source,
             "vector": self.vector.tolist(),
             "size": list(self.size) if self.size else None,
             "note": self.note,
             "error": _error_dict(self.error),
+            **({"modality": self.modality} if self.modality else {}),
         }
 
     def __rich__(self) -> "RenderableType":
         from rich.text import Text
 
         return Text.assemble((self.source, "bold"), f"  {self.error or f'{len(self)} numbers'}")
+
+
+def _joined(*notes: object) -> str:
+    return "; ".join(str(note) for note in notes if note)
 
 
 def _error_dict(error: ZooError | None) -> dict[str, Any] | None:

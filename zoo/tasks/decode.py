@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.images import Item, Picture, from_array, from_image, read_picture
+from zoo.data.images import Encoded, Item, Picture, from_array, from_image, read_picture
 from zoo.data.transforms import Preprocess
 from zoo.errors import ZooError
 
@@ -75,6 +75,8 @@ def _open(item: Item, source: str) -> Picture:
         raise item
     if isinstance(item, str | os.PathLike):
         return read_picture(item)
+    if isinstance(item, Encoded):
+        return read_picture(item.content, name=item.name)
     if hasattr(item, "getexif"):  # a Pillow picture, told without importing Pillow for paths
         return from_image(item, source)
     return from_array(item, source)
@@ -83,6 +85,8 @@ def _open(item: Item, source: str) -> Picture:
 def _source(item: Item) -> str:
     if isinstance(item, str | os.PathLike):
         return os.fspath(item)
+    if isinstance(item, Encoded):
+        return item.name
     if isinstance(item, ZooError):
         return item.message.partition(":")[0]
     return getattr(item, "filename", "") or f"<{type(item).__name__}>"

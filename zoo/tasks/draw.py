@@ -3,11 +3,27 @@
 import os
 from collections import defaultdict
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Protocol
 
 from zoo.errors import InputError, UsageError, ZooError
-from zoo.results.classification import Classification
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["Drawings"]
+
+
+class Drawable(Protocol):
+    """A result that becomes a picture."""
+
+    @property
+    def source(self) -> str:
+        """What it is the result of."""
+        ...
+
+    def draw(self) -> "Image":
+        """The picture."""
+        ...
 
 
 class Drawings:
@@ -33,7 +49,7 @@ class Drawings:
         if not os.access(folder, os.W_OK):
             raise UsageError(f"{folder} may not be written to", hint="choose another --draw folder")
 
-    def add(self, result: Classification) -> ZooError | None:
+    def add(self, result: Drawable) -> ZooError | None:
         """Draw one result; returns what kept it from being written."""
         try:
             picture = result.draw()

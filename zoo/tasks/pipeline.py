@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.build import create_model, packed_parts
-from zoo.data.images import Item, Source
+from zoo.data.images import Encoded, Item, Source
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, IntegrityError, UsageError, ZooError
+from zoo.hub.fetch import weights_path
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.inference import compile_blocks, optimize
 from zoo.registry.card import Card
@@ -89,10 +90,10 @@ class Pipeline(Generic[R]):
     def __call__(self, inputs: Any, batch_size: int | None = None) -> Any: ...
     def __call__(self, inputs: Any, batch_size: int | None = None) -> Any:
         if _is_one(inputs):
-            picture = decode(inputs, self.preprocess)
+            picture = self.decode(inputs)
             if picture.error:
                 raise picture.error
-            return next(self._answers([picture]))
+            return next(self.answers([picture]))
         if not isinstance(inputs, Iterable):
             raise InputError(
                 f"a picture cannot be a {type(inputs).__name__}",
@@ -103,9 +104,13 @@ class Pipeline(Generic[R]):
     def _stream(self, inputs: Iterable[Item], batch_size: int) -> Iterator[R]:
         pictures = decoded(inputs, self.preprocess, self.workers, ahead=2 * batch_size, beside=_leave_cores)
         while batch := list(islice(pictures, batch_size)):
-            yield from self._answers(batch)
+            yield from self.answers(batch)
 
-    def _answers(self, batch: list[Decoded]) -> Iterator[R]:
+    def decode(self, item: Item) -> Decoded:
+        """One input as `answers` takes it, or what is wrong with it."""
+        return decode(item, self.preprocess)
+
+    def answers(self, batch: list[Decoded]) -> Iterator[R]:
         """Results of one batch in order, good and bad."""
         good = [picture for picture in batch if picture.pixels is not None]
         answers = iter(self._run(good) if good else ())
@@ -179,7 +184,12 @@ def pipeline(
         WeightsUnavailable: There are no weights.
         IntegrityError: The weights are not what they should be.
     """
+    if name.endswith(".zoo"):
+        return _taught(Path(name), task, device, batch_size, workers, topk, probabilities)
     card = resolve(name)
+    if card.task == "teach":
+        path = Path(checkpoint_path) if checkpoint_path else weights_path(card)
+        return _taught(path, task, device, batch_size, workers, topk, probabilities)
     place, kind = pick_device(device), pick_dtype(dtype)
     if topk < 1 or (batch_size is not None and batch_size < 1) or (workers is not None and workers < 0):
         raise UsageError("topk and batch_size start at 1, workers at 0", hint="leave them out for the defaults")
@@ -188,7 +198,12 @@ def pipeline(
         from zoo.tasks.filter import filter_pipeline
 
         return cast(Any, filter_pipeline(device=device))  # called alike; it has no network to prepare pictures for
-    if what not in ("classify", "embed") or card.task == "filter" or (what == "classify" and card.task != "classify"):
+    if card.task == what == "ground":
+        from zoo.tasks.ground import ground_pipeline
+
+        return cast(Any, ground_pipeline(name, checkpoint_path=checkpoint_path, device=device, dtype=dtype))
+    fits = what in ("classify", "embed") or what == card.task == "reid"
+    if not fits or card.task == "filter" or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
     if explain and what != "classify":
         raise UsageError("only classifications are explained", hint="leave explain out, or leave the task to the card")
@@ -205,6 +220,27 @@ def pipeline(
     )
 
 
+def _taught(
+    path: Path,
+    task: str | None,
+    device: str,
+    batch_size: int | None,
+    workers: int | None,
+    topk: int,
+    probabilities: bool,
+) -> Pipeline[Any]:
+    """The pipeline of a taught model's file."""
+    from zoo.tasks.teachable import taught_pipeline
+
+    if task not in (None, "classify"):
+        raise UsageError(f"{path} was taught to classify; it cannot {task}", hint="zoo predict")
+    if topk < 1 or (batch_size is not None and batch_size < 1):
+        raise UsageError("topk and batch_size start at 1", hint="leave them out for the defaults")
+    return taught_pipeline(
+        path, device=device, batch_size=batch_size, workers=workers, topk=topk, probabilities=probabilities
+    )
+
+
 def _task(what: str, card: Card, topk: int, probabilities: bool, explain: bool) -> Task[Any]:
     if what == "classify":
         from zoo.registry.labels import label_names
@@ -212,6 +248,10 @@ def _task(what: str, card: Card, topk: int, probabilities: bool, explain: bool) 
 
         view = Preprocess(card.input) if explain else None
         return Classify(label_names(card.labels) if card.labels else (), topk, probabilities, view)
+    if card.task == "reid":
+        from zoo.tasks.reid import Reid
+
+        return Reid()
     from zoo.tasks.embed import Embed
 
     return Embed()
@@ -277,6 +317,6 @@ def _leave_cores(workers: int) -> Iterator[None]:
 
 def _is_one(inputs: Any) -> bool:
     """Whether inputs are one picture rather than many."""
-    if isinstance(inputs, str | os.PathLike) or hasattr(inputs, "getexif"):
+    if isinstance(inputs, str | os.PathLike | Encoded) or hasattr(inputs, "getexif"):
         return True
     return hasattr(inputs, "__array__") and getattr(inputs, "ndim", 0) <= 3

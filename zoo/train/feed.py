@@ -5,7 +5,7 @@ the number of worker processes.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -93,17 +93,21 @@ class Learnt(Dataset[Batch]):
         self.data = data
         self.recipe = recipe
         self.input = input
-        self.mine = range(recipe.schedule.batch_size)[rank::world]
+        self.mine: Sequence[int] = range(recipe.schedule.batch_size)[rank::world]  # places in the batch's rows
         self.side = picture_side(data, recipe.data.size, input)
         as_they_are = isinstance(data, Pictures) and self.side == data.images.shape[1] and not recipe.augment.scale
         self.samples = None if as_they_are else array_samples(data) if isinstance(data, Pictures) else data
         self.is_slow = bool(self.samples or recipe.augment.auto or recipe.augment.jitter)
         self.crop = Preprocess(_of_side(input, self.side)).crop
 
+    def rows(self, epoch: int, step: int) -> Tensor:
+        """Pictures of a batch, those of all processes."""
+        count = self.recipe.schedule.batch_size
+        return _order(len(self.data), self.recipe.seed, epoch, self.recipe.augment.repeats)[step * count :][:count]
+
     def __getitem__(self, at: tuple[int, int]) -> Batch:
         (epoch, step), wanted, seed = at, self.recipe.data, self.recipe.seed
-        count = self.recipe.schedule.batch_size
-        rows = _order(len(self.data), seed, epoch, self.recipe.augment.repeats)[step * count :][:count]
+        rows = self.rows(epoch, step)
         is_still = epoch >= self.recipe.schedule.epochs - wanted.still_epochs
         side = wanted.crop if epoch < wanted.crop_epochs else self.side
         padding = 0 if is_still else wanted.padding

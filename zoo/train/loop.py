@@ -289,6 +289,8 @@ def _write_model(
         network = network.to(memory_format=torch.channels_last)
     network.load_state_dict(state)
     tensors, layout = method.export(network)
+    if recipe.weights == "float16":  # what is multiplied; a norm's statistics may leave the range of 16 bits
+        tensors = {key: x.half() if x.is_floating_point() and x.ndim > 1 else x for key, x in tensors.items()}
     timms = recipe.model.startswith(TIMM)
     name = recipe.model.removeprefix(TIMM) if timms else resolve(recipe.model).architecture
     write_whole(path, save(tensors, facts_for(name, builder_args, layout, **facts)))

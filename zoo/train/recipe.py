@@ -195,6 +195,7 @@ class Recipe(_Part, frozen=True):
         model_args: Arguments of the builder.
         method_args: Arguments of the method.
         precision: "no", "bf16" or "fp16".
+        weights: Type of the finished checkpoint's matrices and kernels.
         channels_last: Memory layout of pictures and weights.
         compile: Whether torch.compile fuses the step; needs a C++ compiler on a CPU.
         checkpointing: Whether activations are computed again in the backward pass rather than kept.
@@ -212,6 +213,7 @@ class Recipe(_Part, frozen=True):
     model_args: dict[str, Any] = {}
     method_args: dict[str, Any] = {}
     precision: Literal["no", "bf16", "fp16"] = "no"
+    weights: Literal["float32", "float16"] = "float32"
     channels_last: bool = False
     compile: bool = False
     checkpointing: bool = False
@@ -243,7 +245,8 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
     Args:
         name: One of `recipe_names()`, or a path to a TOML file.
-        overrides: Values in TOML, `schedule.epochs=3`; a bare word is taken as a string.
+        overrides: Values in TOML, `schedule.epochs=3`; a bare word is taken as a string. In place of a whole table it
+            is the table's name: `data=DIR` is `data.name=DIR`.
 
     Raises:
         UnknownName: No such recipe.
@@ -281,6 +284,8 @@ def _override(fields: dict[str, Any], override: str) -> None:
             raise UsageError(
                 f"{key}: {table} is no table", hint="zoo train --dry-run RECIPE prints the recipe's tables"
             )
+    if isinstance(fields.get(last), dict) and not isinstance(parsed, dict):
+        fields, last = fields[last], "name"  # data=DIR and optimizer=adamw say what they mean
     fields[last] = parsed
 
 

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from zoo.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from zoo.train.course import Course, Place
     from zoo.train.recipe import Recipe
 
@@ -23,6 +26,25 @@ class Method:
         from zoo.train.course import PictureCourse
 
         return PictureCourse(recipe, self, place)
+
+    def conduct(
+        self,
+        recipe: "Recipe",
+        out: "Path",
+        train: "Callable[[Recipe, Path], Path]",
+        place: "Place",
+        say: "Callable[[str], None]",
+    ) -> "Path":
+        """All that a recipe asks for, by default one training; returns the finished checkpoint's file.
+
+        Args:
+            recipe: What to do.
+            out: Folder of the run.
+            train: Trains by a recipe in a folder, or goes on there; returns the finished checkpoint's file.
+            place: Where to do what is done besides.
+            say: Tells the user something, a line at a time.
+        """
+        return train(recipe, out)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """What is trained and kept in checkpoints: the network, or a module that holds it beside an average of it."""

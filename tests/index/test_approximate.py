@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("usearch")
+
+from tests.index.test_gallery import facts, named
+from zoo.errors import IntegrityError, UsageError
+from zoo.index.approximate import build_approximate, open_approximate
+from zoo.index.gallery import Gallery
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    """400 items of two vectors around 20 centres, as people's embeddings lie."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((20, 1, 1, 16))
+    values = (centres + 0.5 * rng.standard_normal((20, 20, 2, 16))).reshape(400, 2, 16)
+    found = Gallery.create(tmp_path / "g", facts(dim=16, per_item=2))
+    found.append(values, named(*range(400)))
+    return found
+
+
+def asked(seed=1, count=20):
+    return np.random.default_rng(seed).standard_normal((count, 16)).astype(np.float32)
+
+
+def test_finds_nearly_all_and_scores_them_exactly(gallery):
+    graph = build_approximate(gallery)
+    assert graph.recall > 0.95
+    exact, near = gallery.search(asked(), 10), open_approximate(Gallery.open(gallery.folder)).search(asked(), 10)
+    assert np.mean([len(np.intersect1d(a, b)) for a, b in zip(exact.rows, near.rows, strict=True)]) > 9.5
+    same = exact.rows == near.rows
+    assert same.any()
+    np.testing.assert_array_equal(exact.scores[same], near.scores[same])
+    np.testing.assert_array_equal(exact.prototypes[same], near.prototypes[same])
+
+
+def test_sees_what_came_later_and_not_what_went(gallery):
+    build_approximate(gallery)
+    best = int(gallery.search(asked(count=1), 1).rows[0, 0])
+    gallery.append(10 * asked(count=1)[:, None].repeat(2, 1), named("new"), removing=[best])
+    hits = open_approximate(gallery).search(asked(count=1), 10)
+    assert gallery.item(int(hits.rows[0, 0]))["path"] == "new.png"
+    assert best not in hits.rows
+
+
+def test_a_compaction_makes_it_stale(gallery):
+    with pytest.raises(UsageError, match="no approximate index"):
+        open_approximate(gallery)
+    build_approximate(gallery)
+    gallery.compact()
+    with pytest.raises(UsageError, match="older than its compaction"):
+        open_approximate(gallery)
+    build_approximate(gallery)
+    (gallery.folder / "approximate.usearch").write_bytes(b"nothing")
+    with pytest.raises(IntegrityError, match="damaged"):
+        open_approximate(gallery)

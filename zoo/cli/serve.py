@@ -1,0 +1,95 @@
+"""Networks for people and programs elsewhere: serve, demo."""
+
+from typing import Annotated
+
+import typer
+
+from zoo.cli import out
+from zoo.cli.app import app
+from zoo.cli.options import BatchSize, Checkpoint, Compile, Debug, Device, Dtype, Endpoint, Engine, Name, Quiet
+from zoo.errors import InputError, UsageError
+
+PANEL = "Use elsewhere"
+LIMITS = "Limits"
+
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 for other machines.")]
+
+
+@app.command(rich_help_panel=PANEL)
+def serve(
+    name: Name,
+    task: Annotated[str | None, typer.Option(help="classify or embed.", show_default="the card's")] = None,
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    topk: Annotated[int, typer.Option(min=1, help="Classes to name.")] = 5,
+    max_bytes: Annotated[
+        int, typer.Option(min=1024, help="Of a request's body; 413 beyond.", rich_help_panel=LIMITS)
+    ] = 16 * 2**20,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Of a picture; larger ones are refused undecoded.", rich_help_panel=LIMITS)
+    ] = 25_000_000,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Pictures inside at once; 429 beyond.", rich_help_panel=LIMITS)
+    ] = 256,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for a body and for an answer.", rich_help_panel=LIMITS)
+    ] = 30.0,
+    checkpoint: Checkpoint = None,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = None,
+    compile: Compile = False,
+    engine: Engine = None,
+    endpoint: Endpoint = None,
+    debug: Debug = False,
+) -> None:
+    """Serve a network over HTTP, in batches.
+
+    POST pictures to /v1/classify or /v1/embed; /docs describes all, /health and /metrics are for machines.
+    Nothing in a request is fetched. There is no login: leave that to the proxy before it.
+
+    [bold]Examples[/]
+
+    zoo serve reste_resnet20_cifar --port 8000
+    curl -F images=@cat.png http://127.0.0.1:8000/v1/classify
+    """
+    need("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+
+    from zoo import settings
+    from zoo.tasks.pipeline import Pipeline, pipeline
+    from zoo.web.api import ServeLimits, build_app
+    from zoo.web.api import serve as listen
+
+    settings.set_max_pixels(max_pixels)
+    pipe = pipeline(
+        name,
+        task=task,
+        device=device,
+        checkpoint_path=checkpoint,
+        batch_size=batch_size,
+        dtype=dtype,
+        compile=compile,
+        topk=topk,
+        engine=engine,
+    )
+    if not isinstance(pipe, Pipeline):
+        raise UsageError(f"{name} cannot be served", hint="zoo list --task classify")
+    limits = ServeLimits(max_bytes=max_bytes, max_pictures=min(64, queue), queue=queue, seconds=timeout)
+    try:
+        listen(build_app(pipe, limits), host, port, limits, lambda address: out.say(f"{pipe} at {address}"))
+    except OSError as error:
+        raise InputError(f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --port") from None
+
+
+def need(extra: str, *modules: str) -> None:
+    """Refuse before any work where an extra is missing.
+
+    Raises:
+        UsageError: A module of it is not installed.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"this needs {', '.join(missing)}", hint=f"pip install 'zoo[{extra}]'")

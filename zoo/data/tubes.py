@@ -1,0 +1,251 @@
+"""Files of spatio-temporal grounding: annotations of HC-STVG and VidSTG, predictions, and tubes in seconds of our own.
+
+Boxes are corners in pixels here, whatever a file holds; frames count from 0, and a span ends before its `end`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import InputError
+from zoo.metrics.grounding import FrameTube
+
+__all__ = [
+    "Annotation",
+    "Annotations",
+    "challenge_dict",
+    "mot_rows",
+    "read_annotations",
+    "read_hcstvg",
+    "read_predictions",
+    "read_tubes",
+    "read_vidstg",
+]
+
+HCSTVG_SECONDS = 20.0
+Boxes = NDArray[np.float64]
+E = TypeVar("E")
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """A sentence and the tube that it means.
+
+    Attributes:
+        key: What tells this sample from others: a video's name, and what else it takes.
+        video: File name.
+        sentence: The sentence, or question.
+        tube: In frames of the video, or of the part that is used.
+        rate: Frames a second; 0 where the file does not say.
+        size: Width and height; None where the file does not say.
+        kind: "declarative" or "interrogative".
+        start: Frame at which the used part of the video begins.
+    """
+
+    key: str
+    video: str
+    sentence: str
+    tube: FrameTube
+    rate: float
+    size: tuple[int, int] | None = None
+    kind: str = "declarative"
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a file holds, and what of it could not be used: one line each."""
+
+    samples: list[Annotation]
+    bad: list[str]
+
+
+def read_annotations(path: Path, *, peer_compat: bool = False) -> Annotations:
+    """Annotations of HC-STVG (either version), VidSTG, or our own JSON lines; the file's content tells which.
+
+    Raises:
+        InputError: It cannot be read, or is none of these.
+    """
+    if path.suffix == ".jsonl":
+        return read_tubes(path)
+    content = _json(path)
+    if isinstance(content, dict) and all(isinstance(entry, dict) and "st_frame" in entry for entry in content.values()):
+        return read_hcstvg(content, peer_compat=peer_compat)
+    if isinstance(content, dict) and {"videos", "trajectories"} <= set(content):
+        return read_vidstg(content["videos"], content["trajectories"])
+    raise InputError(f"{path} holds no annotations that are known", hint="HC-STVG, VidSTG with boxes, or our .jsonl")
+
+
+def read_hcstvg(content: Mapping[str, Any], *, peer_compat: bool = False) -> Annotations:
+    """Annotations of HC-STVG v1 or v2.
+
+    The span is as long as there are boxes: `ed_time` disagrees with them in some files.
+
+    Args:
+        content: The JSON document.
+        peer_compat: Take `st_frame`, which counts from 1, for a number from 0, as published loaders do.
+    """
+
+    def sample(video: str, entry: Mapping[str, Any]) -> list[Annotation]:
+        boxes = _corners(entry["bbox"])
+        start = int(entry["st_frame"]) - (0 if peer_compat else 1)
+        frames = int(entry["img_num"])
+        height, width = entry["img_size"] if "img_size" in entry else (entry["height"], entry["width"])
+        tube = FrameTube(start, start + len(boxes), boxes, None, frames)
+        sentence = entry["English"] if "English" in entry else entry["caption"]
+        rate, size = frames / HCSTVG_SECONDS, (int(width), int(height))
+        return [Annotation(video, video, str(sentence), tube, rate, size)]
+
+    return _collected(content.items(), sample)
+
+
+def read_vidstg(
+    videos: Iterable[Mapping[str, Any]], trajectories: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> Annotations:
+    """Annotations of VidSTG over the used segment of each video; its first frame is frame 0.
+
+    Args:
+        videos: Entries of the annotation file.
+        trajectories: VidOR's boxes: video, then target, then frame, to `{"bbox": {"xmin": ...}}` or four numbers.
+    """
+
+    def samples(video: str, entry: Mapping[str, Any]) -> list[Annotation]:
+        begin, end = (int(entry["used_segment"][key]) for key in ("begin_fid", "end_fid"))
+        first, last = (int(entry["temporal_gt"][key]) for key in ("begin_fid", "end_fid"))
+        found = []
+        asked = [(one, "interrogative") for one in entry.get("questions", ())]
+        asked += [(one, "declarative") for one in entry.get("captions", ())]
+        for number, (one, kind) in enumerate(asked):
+            track = trajectories[video][str(one["target_id"])]
+            boxes = np.array([_xyxy(track[str(frame)]) for frame in range(first, last)], np.float64).reshape(-1, 4)
+            tube = FrameTube(first - begin, last - begin, boxes, None, end - begin)
+            size = int(entry["width"]), int(entry["height"])
+            key = f"{video}/{number}"
+            found.append(Annotation(key, video, str(one["description"]), tube, float(entry["fps"]), size, kind, begin))
+        return found
+
+    return _collected(((str(entry.get("vid")), entry) for entry in videos), samples)
+
+
+def read_tubes(path: Path) -> Annotations:
+    """Our JSON lines: `{"video": ..., "query": ..., "start": s, "end": s, "boxes": [{"t": s, "xyxy": [...]}, ...]}`.
+
+    Frames are counted by the boxes' times, from the smallest distance between two of them.
+    """
+
+    def sample(name: str, line: str) -> list[Annotation]:
+        entry = json.loads(line)
+        times = np.array([box["t"] for box in entry["boxes"]], np.float64)
+        boxes = np.array([box["xyxy"] for box in entry["boxes"]], np.float64).reshape(-1, 4)
+        rate = float(entry.get("fps_source") or (1 / np.diff(times).min() if len(times) > 1 else 1.0))
+        frames = np.round(times * rate).astype(np.int64)
+        every = np.arange(frames[0], frames[-1] + 1)
+        filled = np.stack([np.interp(every, frames, side) for side in boxes.T], 1)
+        size = tuple(entry["size"]) if entry.get("size") else None
+        tube = FrameTube(int(every[0]), int(every[-1]) + 1, filled)
+        video = str(entry.get("video") or entry["source"])
+        return [Annotation(f"{video}: {entry['query']}", video, str(entry["query"]), tube, rate, size)]
+
+    lines = [(f"line {number}", line) for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
+    return _collected(lines, sample)
+
+
+def read_predictions(path: Path, truths: Iterable[Annotation]) -> dict[str, FrameTube]:
+    """Predictions in the challenge's form, or our JSON lines, by the keys of the truths.
+
+    Raises:
+        InputError: The file cannot be read or an entry is not what it should be.
+    """
+    if path.suffix == ".jsonl":
+        found = read_tubes(path)
+        if found.bad:
+            raise InputError(f"{path}: {found.bad[0]}", hint="one tube a line, as zoo ground --save writes them")
+        return _by_key(found.samples, list(truths))
+    content = _json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no table of predictions", hint="{video: {st_frame, ed_frame, bbox}}")
+    tubes = {}
+    for key, entry in content.items():
+        try:
+            start, end = int(entry["st_frame"]), int(entry["ed_frame"]) + 1
+            boxes = np.array([entry["bbox"][str(frame)] for frame in range(start, end)], np.float64).reshape(-1, 4)
+            tubes[key] = FrameTube(start, end, boxes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: {key}: {_short(error)}", hint="one box for each frame, both ends included"
+            ) from None
+    return tubes
+
+
+def challenge_dict(tubes: Mapping[str, FrameTube]) -> dict[str, Any]:
+    """The challenge's prediction file: both ends included, one box a frame."""
+    document = {}
+    for key, tube in tubes.items():
+        frames = np.arange(tube.start, tube.end)
+        boxes = {str(frame): box for frame, box in zip(frames, tube.at(frames).round(2).tolist(), strict=True)}
+        document[key] = {"st_frame": tube.start, "ed_frame": tube.end - 1, "bbox": boxes}
+    return document
+
+
+def mot_rows(frames: NDArray[np.int64], boxes: NDArray[np.floating], track: int, score: float) -> list[list[float]]:
+    """Rows of a MOT file: frame (from 1), track, left, top, width, height, confidence, -1, -1, -1."""
+    placed = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).round(2).tolist()
+    rows = zip(frames.tolist(), placed, strict=True)
+    return [[frame + 1, track, *box, round(score, 4), -1, -1, -1] for frame, box in rows]
+
+
+def _by_key(found: list[Annotation], truths: list[Annotation]) -> dict[str, FrameTube]:
+    """Tubes that were counted in frames by their own times, under the key of the truth with that video and sentence."""
+    keys = {(Path(truth.video).name, truth.sentence): truth for truth in truths}
+    tubes = {}
+    for sample in found:
+        truth = keys.get((Path(sample.video).name, sample.sentence))
+        tubes[truth.key if truth else sample.key] = sample.tube
+    return tubes
+
+
+def _collected(entries: Iterable[tuple[str, E]], read: Callable[[str, E], list[Annotation]]) -> Annotations:
+    samples, bad = [], []
+    for name, entry in entries:
+        try:
+            samples += read(name, entry)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            bad.append(f"{name}: {_short(error)}")
+    return Annotations(samples, bad)
+
+
+def _short(error: Exception) -> str:
+    lacks = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(lacks.split())[:160]
+
+
+def _corners(boxes: Any) -> Boxes:
+    """(N, 4) of left, top, width, height to corners."""
+    array = np.array(boxes, np.float64).reshape(-1, 4)
+    return np.concatenate([array[:, :2], array[:, :2] + array[:, 2:]], 1)
+
+
+def _xyxy(box: Any) -> list[float]:
+    box = box.get("bbox", box) if isinstance(box, Mapping) else box
+    return [float(box[key]) for key in ("xmin", "ymin", "xmax", "ymax")] if isinstance(box, Mapping) else list(box)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {_short(error)}", hint="check the file") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file", hint="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {_short(error)}", hint="check the file") from None

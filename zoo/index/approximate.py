@@ -1,0 +1,182 @@
+"""Nearly the nearest items, in a fraction of the time: a graph beside a gallery, by usearch.
+
+Why usearch: a graph takes additions without being built anew, keeps float16, is mapped from its file rather than read,
+and brings no second OpenMP into a process that runs torch. Why not always: a graph misses some neighbours, and takes as
+much disk again as the vectors.
+
+The graph knows the rows that were there when it was built. Rows behind them are searched exactly, removed ones are left
+out, and what is found is scored as an exact search scores it: only a neighbour that the graph misses is ever wrong.
+"""
+
+import os
+import warnings
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zoo.errors import IntegrityError, UsageError
+from zoo.hub.checkpoint import write_whole
+from zoo.index.exact import NOTHING, Block, Hits, rescored, search_blocks
+from zoo.index.gallery import Gallery
+from zoo.index.vectors import queries_of
+
+__all__ = ["Approximate", "build_approximate", "open_approximate"]
+
+GRAPH, FACTS = "approximate.usearch", "approximate.json"
+CONNECTIVITY, BUILD_EFFORT, EFFORT = 16, 128, 128
+SPARE = 4  # times as many candidates as wanted are scored again
+SAMPLE, K = 200, 10  # queries, and neighbours of each, behind the stated recall
+
+
+class _Facts(msgspec.Struct, kw_only=True):
+    """What a graph covers.
+
+    Attributes:
+        rows: Rows of the gallery when it was built.
+        numbering: Of the gallery's rows; a compaction numbers them anew.
+        effort: Candidates that a search keeps.
+        recall: Share of the exact ten nearest that it finds, on a sample of the gallery's own vectors, nudged.
+    """
+
+    rows: int
+    numbering: int
+    effort: int
+    recall: float
+
+
+class Approximate:
+    """An open graph over a gallery.
+
+    Args:
+        gallery: The gallery.
+        graph: usearch's index.
+        facts: What it covers.
+    """
+
+    def __init__(self, gallery: Gallery, graph: Any, facts: _Facts) -> None:
+        self.gallery = gallery
+        self.graph = graph
+        self.facts = facts
+
+    @property
+    def recall(self) -> float:
+        """Share of the exact ten nearest that it finds, in [0, 1]."""
+        return self.facts.recall
+
+    def search(self, queries: Any, k: int) -> Hits:
+        """Nearly the k best items of each query; the arguments and errors of `Gallery.search`."""
+        wanted = queries_of(queries, self.gallery.facts.dim, k)
+        per_item = self.gallery.facts.per_item
+        known = self.facts.rows * per_item
+        count = min(SPARE * k * per_item, known)
+        keys = self.graph.search(wanted.numpy(), count, threads=torch.get_num_threads()).keys
+        rows = np.asarray(keys, np.int64).reshape(len(wanted), -1) // per_item
+        removed = self.gallery.removed_rows()
+        near = np.stack([_distinct(mine, removed, count) for mine in rows])
+        behind, _ = search_blocks(wanted, self._tail, k) if self.gallery.rows > self.facts.rows else (near[:, :0], None)
+        return rescored(wanted, np.concatenate((near, behind), 1), self.gallery.take, k)
+
+    def _tail(self) -> list[Block]:
+        """The vectors behind what the graph covers."""
+        tail = []
+        for first, vectors, alive in self.gallery.blocks():
+            cut = max(0, self.facts.rows - first)
+            if cut < len(vectors):
+                tail.append((first + cut, vectors[cut:], None if alive is None else alive[cut:]))
+        return tail
+
+
+def build_approximate(gallery: Gallery, *, effort: int = EFFORT) -> Approximate:
+    """Build a graph over all of a gallery, measure what it misses, and write it beside the gallery.
+
+    Args:
+        gallery: It; nobody may compact it meanwhile.
+        effort: Candidates that a search keeps: more find more and take longer.
+
+    Raises:
+        UsageError: usearch is missing, or the gallery is empty.
+    """
+    if not len(gallery):
+        raise UsageError(f"{gallery.name} is empty", hint="index pictures first")
+    graph = _empty(gallery, effort)
+    per_item = gallery.facts.per_item
+    for first, vectors, _ in gallery.blocks():
+        flat = vectors.reshape(-1, gallery.facts.dim).numpy()
+        keys = np.arange(len(flat), dtype=np.uint64) + np.uint64(first * per_item)
+        graph.add(keys, flat, threads=torch.get_num_threads(), copy=True)
+    facts = _Facts(rows=gallery.rows, numbering=gallery.numbering, effort=effort, recall=0.0)
+    found = Approximate(gallery, graph, facts)
+    facts.recall = _measured(found)
+    part = gallery.folder / f".{GRAPH}.{os.getpid()}.part"
+    graph.save(str(part))
+    part.replace(gallery.folder / GRAPH)
+    write_whole(gallery.folder / FACTS, msgspec.json.encode(facts))
+    return found
+
+
+def open_approximate(gallery: Gallery) -> Approximate:
+    """The graph beside a gallery, mapped.
+
+    Raises:
+        UsageError: There is none, it is older than a compaction, or usearch is missing.
+        IntegrityError: It is damaged.
+    """
+    path = gallery.folder / FACTS
+    again = f"build it: zoo reid index --gallery {gallery.folder} --approximate"
+    if not path.is_file():
+        raise UsageError(f"{gallery.name} has no approximate index", hint=again)
+    try:
+        facts = msgspec.json.decode(path.read_bytes(), type=_Facts)
+    except msgspec.DecodeError as error:
+        raise IntegrityError(f"{path} is damaged: {error}", hint=again) from None
+    if facts.numbering != gallery.numbering:
+        raise UsageError(f"the approximate index of {gallery.name} is older than its compaction", hint=again)
+    graph = _empty(gallery, facts.effort)
+    try:
+        graph.view(str(gallery.folder / GRAPH))
+    except Exception as error:  # usearch raises RuntimeError of many kinds
+        raise IntegrityError(f"{gallery.folder / GRAPH} is damaged: {error}", hint=again) from None
+    graph.expansion_search = facts.effort
+    return Approximate(gallery, graph, facts)
+
+
+def _empty(gallery: Gallery, effort: int) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the package's own imports
+            from usearch.index import Index
+    except ImportError as error:
+        raise UsageError(f"an approximate index needs usearch: {error}", hint="pip install 'zoo[ann]'") from None
+    return Index(
+        ndim=gallery.facts.dim,
+        metric="ip",
+        dtype="f16",
+        connectivity=CONNECTIVITY,
+        expansion_add=BUILD_EFFORT,
+        expansion_search=effort,
+    )
+
+
+def _distinct(rows: NDArray[np.int64], removed: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Each row once, without the removed, padded."""
+    kept = np.setdiff1d(rows, removed)
+    return np.concatenate((kept, np.full(count - len(kept), NOTHING)))
+
+
+def _measured(found: Approximate) -> float:
+    """Recall of the ten nearest for vectors of the gallery with noise of a third of their length."""
+    rng = np.random.default_rng(0)
+    gallery = found.gallery
+    rows = np.sort(rng.choice(gallery.rows, min(SAMPLE, gallery.rows), replace=False))
+    vectors = gallery.take(rows)[:, 0].float().numpy()
+    noise = rng.standard_normal(vectors.shape).astype(np.float32)
+    noise *= np.linalg.norm(vectors, axis=1, keepdims=True) / (3 * np.linalg.norm(noise, axis=1, keepdims=True))
+    exact, near = gallery.search(vectors + noise, K), found.search(vectors + noise, K)
+    hits = [
+        len(np.intersect1d(a[a != NOTHING], b)) / (a != NOTHING).sum()
+        for a, b in zip(exact.rows, near.rows, strict=True)
+    ]
+    return float(np.mean(hits))

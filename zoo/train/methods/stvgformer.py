@@ -1,0 +1,76 @@
+"""STVGFormer's training: boxes from every layer, spans from the last; the static stream alone before both.
+
+Lin et al., "Collaborative Static and Dynamic Vision-Language Streams for Spatio-Temporal Video Grounding", CVPR 2023.
+The first stage stands in for the weights of MDETR, with which the paper begins; it and the guided attention are ours.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zoo.losses.stvgformer import (
+    attentive_loss,
+    box_losses,
+    guided_attention_loss,
+    span_ious,
+    span_loss,
+    steps_inside,
+)
+from zoo.models.stvgformer import Grounding
+from zoo.models.stvgformer_blocks import valid_spans
+from zoo.train import methods
+
+if TYPE_CHECKING:
+    from zoo.train.course import Course, Place
+    from zoo.train.grounding import Films
+    from zoo.train.recipe import Recipe
+
+__all__ = ["Method"]
+
+L1, GIOU, SPAN, ATTENTIVE = 5.0, 2.0, 5.0, 1.0  # weights of the paper
+
+
+@dataclass(frozen=True)
+class Method(methods.Method):
+    """The paper's losses and, where asked for, what lets a small network learn from little.
+
+    Args:
+        static_epochs: Epochs at the beginning in which the static stream alone learns from single frames.
+        static_batch: Frames a step in them.
+        guide: Weight of the attention that should lie in the true box; the paper has none.
+        absent: Share of the films that are asked for somebody who is not there, so that low scores mean something; the
+            paper has none.
+    """
+
+    static_epochs: int = 0
+    static_batch: int = 48
+    guide: float = 0.0
+    absent: float = 0.0
+
+    def course(self, recipe: "Recipe", place: "Place") -> "Course":
+        from zoo.train.grounding import SceneCourse
+
+        return SceneCourse(recipe, self, place)
+
+    def grounding_loss(self, found: Grounding, truth: "Films") -> Tensor:
+        marked = truth.marked
+        total = found.boxes.new_zeros(())
+        for boxes in [*found.earlier_boxes, found.boxes]:
+            distance, apart = box_losses(boxes[marked], truth.boxes[marked])
+            total = total + L1 * distance + GIOU * apart
+        if self.guide:
+            guided = [
+                guided_attention_loss(where.float()[marked], truth.boxes[marked], found.grid) for where in found.looked
+            ]
+            total = total + self.guide * torch.stack(guided).mean()
+        if found.scores is not None and found.attention is not None:
+            start, end, duration = truth.spans.unbind(1)
+            steps = found.scores.shape[1]
+            valid = valid_spans(steps, None, marked.device).expand(len(marked), -1, -1)
+            ious = span_ious(start, end, duration, steps)
+            total = total + SPAN * span_loss(found.scores.float(), ious, valid)
+            inside = steps_inside(start, end, duration, steps)
+            total = total + ATTENTIVE * attentive_loss(found.attention.float(), inside)
+        return total
