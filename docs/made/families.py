@@ -63,6 +63,8 @@ def family_page(family: str, cards: list[Card]) -> str:
         "## Limits",
         _limits(cards),
     ]
+    listed = "\n".join(f"../cards/{card.name}" for card in cards)
+    parts.append(f"```{{toctree}}\n:hidden:\n\n{listed}\n```")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -40,5 +40,5 @@ def room_page(room: str) -> str:
             parts.append(f"## {name}\n\nIts extra is not installed where these pages were made: {error}.")
             continue
         if getattr(found, "__all__", None):
-            parts.append(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```")
+            parts.append(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n   :no-undoc-members:\n```")
     return "\n\n".join(parts) + "\n"
