@@ -31,21 +31,38 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 def lay_out(source: Path) -> None:
     """Write every page of the site, as Markdown, into a folder."""
-    shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("made", "families", "build.py", "__pycache__"), dirs_exist_ok=True)
+    shutil.copytree(
+        DOCS, source, ignore=shutil.ignore_patterns("made", "families", "build.py", "__pycache__"), dirs_exist_ok=True
+    )
     for folder in BESIDE:
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"), dirs_exist_ok=True)
+        shutil.copytree(
+            ROOT / folder, source / folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"), dirs_exist_ok=True
+        )
     for name in TOP:
         shutil.copy(ROOT / name, source)
     for path in source.rglob("*.md"):
-        repository = ROOT / path.relative_to(source) if path.parts[len(source.parts)] in (*BESIDE, *TOP) else DOCS / path.relative_to(source)
+        repository = (
+            ROOT / path.relative_to(source)
+            if path.parts[len(source.parts)] in (*BESIDE, *TOP)
+            else DOCS / path.relative_to(source)
+        )
         path.write_text(_relinked(path.read_text(encoding="utf-8"), repository, path, source), encoding="utf-8")
 
-    pages = {"models": gallery_page(), "commands": commands_page(), "python": public_page(), "house": architecture_page()}
+    pages = {
+        "models": gallery_page(),
+        "commands": commands_page(),
+        "python": public_page(),
+        "house": architecture_page(),
+    }
     pages |= {f"api/{room}": room_page(room) for room in rooms()}
     for family, cards in families().items():
-        pages[f"families/{family}"] = _relinked(family_page(family, cards), DOCS / "families" / f"{family}.md", source / "families" / f"{family}.md", source)
+        pages[f"families/{family}"] = _relinked(
+            family_page(family, cards), DOCS / "families" / f"{family}.md", source / "families" / f"{family}.md", source
+        )
         for card in cards:
-            pages[f"cards/{card.name}"] = _relinked(checkpoint_page(card), ROOT / "cards" / f"{card.name}.md", source / "cards" / f"{card.name}.md", source)
+            pages[f"cards/{card.name}"] = _relinked(
+                checkpoint_page(card), ROOT / "cards" / f"{card.name}.md", source / "cards" / f"{card.name}.md", source
+            )
     for name, text in pages.items():
         path = source / f"{name}.md"
         path.parent.mkdir(exist_ok=True)
@@ -57,7 +74,12 @@ def _relinked(text: str, repository: Path, page: Path, source: Path) -> str:
 
     def link(found: re.Match[str]) -> str:
         mark, label, target, place = found.groups()
-        if (page.parent / target).exists() or target.startswith("../families/") or target.startswith("../cards/") or target.startswith("api/"):
+        if (
+            (page.parent / target).exists()
+            or target.startswith("../families/")
+            or target.startswith("../cards/")
+            or target.startswith("api/")
+        ):
             return found[0]
         there = (repository.parent / target).resolve()
         if not there.exists():
@@ -114,7 +136,9 @@ def broken_links(site: Path) -> list[str]:
             if parts.scheme or parts.netloc:
                 continue
             there = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not there.is_file() or (parts.fragment and there in pages and unquote(parts.fragment) not in pages[there].anchors):
+            if not there.is_file() or (
+                parts.fragment and there in pages and unquote(parts.fragment) not in pages[there].anchors
+            ):
                 broken.append(f"{path.relative_to(site)}: {link}")
     return broken
 
@@ -129,10 +153,14 @@ def main() -> int:
         lay_out(source)
         warnings = build(source, target)
     in_docstrings = [line for line in warnings if "docstring of" in line]
-    faults = [line for line in warnings if "docstring of" not in line] + [f"broken link: {b}" for b in broken_links(target)]
+    faults = [line for line in warnings if "docstring of" not in line] + [
+        f"broken link: {b}" for b in broken_links(target)
+    ]
     for line in faults:
         print(line)
-    print(f"{len(list(target.rglob('*.html')))} pages, {len(faults)} faults, {len(in_docstrings)} remarks on docstrings")
+    print(
+        f"{len(list(target.rglob('*.html')))} pages, {len(faults)} faults, {len(in_docstrings)} remarks on docstrings"
+    )
     return bool(faults)
 
 

@@ -33,7 +33,9 @@ def escape_docstring(app, what, name, obj, options, lines):
     """Docstrings are plain text with `code`; what reStructuredText would take for markup is meant as it stands."""
     for i, line in enumerate(lines):
         parts = re.split(r"(`[^`]*`)", line)
-        lines[i] = "".join(part if part.startswith("`") else re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts)
+        lines[i] = "".join(
+            part if part.startswith("`") else re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts
+        )
 
 
 def setup(app):

@@ -37,7 +37,9 @@ def imports() -> Counter[tuple[str, str]]:
 def house() -> Drawing:
     """Layers from top to bottom; a room under the pointer shows what it imports."""
     rows = layers()
-    drawing = Drawing(WIDTH, len(rows) * (ROOM + GAP) + GAP, "The rooms of the package; each imports only those below it")
+    drawing = Drawing(
+        WIDTH, len(rows) * (ROOM + GAP) + GAP, "The rooms of the package; each imports only those below it"
+    )
     centres: dict[str, tuple[float, float]] = {}
     for i, rooms in enumerate(rows):
         width = (WIDTH - 2 * EDGE - 12 * (len(rooms) - 1)) / len(rooms)
@@ -58,7 +60,9 @@ def house() -> Drawing:
             drawing.text(x, y, room, bold=True)
             shapes = drawing.shapes.pop(-2) + drawing.shapes.pop()
             below = ", ".join(sorted(b for a, b in edges if a == room))
-            drawing.shapes.append(f'<g data-room="{room}"><title>{room} imports {below or "nothing"}</title>{shapes}</g>')
+            drawing.shapes.append(
+                f'<g data-room="{room}"><title>{room} imports {below or "nothing"}</title>{shapes}</g>'
+            )
     return drawing
 
 

@@ -134,9 +134,7 @@ def _models(cards: list[Card]) -> str:
 def _use(card: Card) -> str:
     """Command line, Python, timm, torch.hub: only the ways that this card has."""
     name, has_weights = card.architecture, card.weights.available
-    lines = [
-        line for line in examples(VERBS.get(card.task, card.task)) if has_weights or card.weights.status == "none"
-    ]
+    lines = [line for line in examples(VERBS.get(card.task, card.task)) if has_weights or card.weights.status == "none"]
     ours = [line for line in lines if name in line]
     shell = "\n".join([f"zoo info {name}", *(ours or lines)])
     code = re.search(r"```python\n(.*?)```", card.body, re.DOTALL)
@@ -170,7 +168,9 @@ def _results(cards: list[Card]) -> str:
             pairs.setdefault((figure.dataset, figure.split, figure.metric), {})[figure.by] = figure
         for (dataset, split, metric), by in pairs.items():
             ours, paper = by.get("zoo"), by.get("paper")
-            notes = "; ".join(f"{who}: {figure.note}" for who, figure in (("ours", ours), ("paper", paper)) if figure and figure.note)
+            notes = "; ".join(
+                f"{who}: {figure.note}" for who, figure in (("ours", ours), ("paper", paper)) if figure and figure.note
+            )
             rows.append(
                 f"| [`{card.name}`](../cards/{card.name}.md) | {dataset} {split} | {metric} | "
                 f"{f'{paper.value:g}' if paper else ''} | {f'**{ours.value:g}**' if ours else 'not measured'} | "

@@ -57,7 +57,11 @@ def plots(cards: list[Card]) -> list[Drawing]:
     drawings = []
     for (dataset, metric), points in sorted(groups.items()):
         attribute, label = max(COSTS, key=lambda cost: sum(1 for card, _ in points if getattr(card, cost[0])))
-        known = [(getattr(card, attribute) / (1e6 if attribute == "params" else 1), card, figure) for card, figure in points if getattr(card, attribute)]
+        known = [
+            (getattr(card, attribute) / (1e6 if attribute == "params" else 1), card, figure)
+            for card, figure in points
+            if getattr(card, attribute)
+        ]
         if len(known) > 1:
             drawings.append(_plot(f"{metric}, {dataset}", label, known))
     return drawings

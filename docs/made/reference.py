@@ -21,8 +21,12 @@ def public_page() -> str:
         if not callable(value):
             parts.append(f"## zoo.{name}\n\nSee [the room of that name](api/{name}.md).")
             continue
-        parts.append(f"## zoo.{name}\n\n```{{eval-rst}}\n.. autofunction:: {value.__module__}.{value.__name__}\n   :noindex:\n```")
-    parts.append("## Every room\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(f"api/{room}" for room in rooms()) + "\n```")
+        parts.append(
+            f"## zoo.{name}\n\n```{{eval-rst}}\n.. autofunction:: {value.__module__}.{value.__name__}\n   :noindex:\n```"
+        )
+    parts.append(
+        "## Every room\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(f"api/{room}" for room in rooms()) + "\n```"
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -40,5 +44,7 @@ def room_page(room: str) -> str:
             parts.append(f"## {name}\n\nIts extra is not installed where these pages were made: {error}.")
             continue
         if getattr(found, "__all__", None):
-            parts.append(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n   :no-undoc-members:\n```")
+            parts.append(
+                f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n   :no-undoc-members:\n```"
+            )
     return "\n\n".join(parts) + "\n"
