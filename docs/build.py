@@ -1,7 +1,7 @@
 """Builds the site: `python docs/build.py site`, then open site/index.html.
 
-Everything that a card, a docstring or a help page says is taken from there; docs/ holds only what no code says. Pages are
-laid out in a scratch folder, Sphinx makes HTML of them, and every link and picture inside the site is followed.
+What a card, a docstring or a help page says is taken from there; docs/ holds only what no code says. Pages are laid out
+in a scratch folder, Sphinx makes HTML of them, and every link and picture inside the site is followed.
 """
 
 import argparse

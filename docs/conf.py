@@ -14,6 +14,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header", "ref.python"]  # types such as bytes are names of fields too
 default_role = "code"  # docstrings write `name` for code
+napoleon_use_ivar = True  # the fields of a dataclass are listed once
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"

@@ -1,7 +1,12 @@
 """Which places a query looks at, under each dilation of the first stages."""
 
+import inspect
+
 from made.svg import Drawing
-from zoo.models.dilateformer import DILATIONS
+
+from zoo.models.dilateformer import DilateFormer
+
+DILATIONS = inspect.signature(DilateFormer).parameters["dilations"].default
 
 SIDE, COUNT = 17, 9
 

@@ -1,6 +1,7 @@
 """The ladder: windows of three branches at their shifts, each branch handing its result to the next."""
 
 from made.svg import Drawing
+
 from zoo.models.pslt import DIRECTIONS
 
 SIDE, COUNT, WINDOW = 9, 14, 7

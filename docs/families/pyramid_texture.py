@@ -19,11 +19,11 @@ def draw() -> Drawing:
             drawing.arrow((110, y + 46), (110, y + 66))
             drawing.arrow((660, y + 66), (660, y + 46))
             for k, name in enumerate(("sharpen edges", "remove texture", "clean up")):
-                drawing.box(226 + k * 124, y + 5, 112, 34, name)
+                drawing.box(216 + k * 118, y + 5, 108, 34, name)
                 if k:
-                    drawing.arrow((226 + k * 124 - 12, y + 22), (226 + k * 124, y + 22))
-            drawing.arrow((188, y + 22), (224, y + 22))
-            drawing.arrow((586, y + 22), (660 - width / 2 - 2, y + 22))
+                    drawing.arrow((216 + k * 118 - 10, y + 22), (216 + k * 118, y + 22))
+            drawing.arrow((188, y + 22), (214, y + 22))
+            drawing.arrow((562, y + 22), (660 - width / 2 - 2, y + 22))
     drawing.arrow((142, 182), (628, 182), colour="ink")
     drawing.text(385, 170, "the coarsest level: structure without texture", colour="soft")
     drawing.text(110, 222, "smaller", colour="soft")

@@ -15,7 +15,7 @@ def draw() -> Drawing:
     drawing.box(230, 136, 170, 50, "dynamic: how they move", fill="orange")
     drawing.arrow((300, 76), (300, 132), colour="blue")
     drawing.arrow((330, 134), (330, 78), colour="orange")
-    drawing.text(392, 105, "each guides the other", colour="soft", size=11)
+    drawing.text(400, 105, "each guides the other", colour="soft", size=11)
     drawing.arrow((402, 49), (466, 49))
     drawing.arrow((402, 161), (466, 161))
     drawing.box(470, 24, 110, 50, "a box a frame")

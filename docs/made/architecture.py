@@ -59,10 +59,8 @@ def house() -> Drawing:
             drawing.rect(x - width / 2, y - ROOM / 2, width, ROOM)
             drawing.text(x, y, room, bold=True)
             shapes = drawing.shapes.pop(-2) + drawing.shapes.pop()
-            below = ", ".join(sorted(b for a, b in edges if a == room))
-            drawing.shapes.append(
-                f'<g data-room="{room}"><title>{room} imports {below or "nothing"}</title>{shapes}</g>'
-            )
+            hint = f"{room} imports {', '.join(sorted(b for a, b in edges if a == room)) or 'nothing'}"
+            drawing.shapes.append(f'<g data-room="{room}"><title>{hint}</title>{shapes}</g>')
     return drawing
 
 

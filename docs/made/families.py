@@ -37,7 +37,8 @@ def picture(family: str) -> str:
     if not script.exists():
         return ""
     spec = importlib.util.spec_from_file_location(f"draw_{family}", script)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return str(module.draw())

@@ -47,7 +47,7 @@ def gallery_page() -> str:
 
 
 def plots(cards: list[Card]) -> list[Drawing]:
-    """A plot for each set and metric with two points or more, against what most of its points have: GMACs, parameters."""
+    """A plot for each set and metric with two points or more, against the cost that most of them have."""
     groups: dict[tuple[str, str], list[tuple[Card, Figure]]] = defaultdict(list)
     for card in cards:
         for by in ("paper", "zoo"):
