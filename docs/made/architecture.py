@@ -68,8 +68,8 @@ def architecture_page() -> str:
     """Markdown: the picture, and every file with the first line of its docstring."""
     parts = [
         "# The house",
-        "Dependencies point down only; `lint-imports` refuses a change that breaks this. A line is an import that exists, "
-        "thick where many files have it. Point at a room to see its own.",
+        "Dependencies point down only; `lint-imports` refuses a change that breaks this. A line is an import that "
+        "exists, thick where many files have it. Point at a room to see its own.",
         f'<div class="house">{house()}</div>',
     ]
     for room in [room for rooms in layers() for room in rooms if room != "__main__"]:

@@ -21,9 +21,8 @@ def public_page() -> str:
         if not callable(value):
             parts.append(f"## zoo.{name}\n\nSee [the room of that name](api/{name}.md).")
             continue
-        parts.append(
-            f"## zoo.{name}\n\n```{{eval-rst}}\n.. autofunction:: {value.__module__}.{value.__name__}\n   :noindex:\n```"
-        )
+        function = f".. autofunction:: {value.__module__}.{value.__name__}\n   :no-index:"
+        parts.append(f"## zoo.{name}\n\n```{{eval-rst}}\n{function}\n```")
     parts.append(
         "## Every room\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(f"api/{room}" for room in rooms()) + "\n```"
     )
