@@ -13,6 +13,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header", "ref.python"]  # types such as bytes are names of fields too
+smartquotes = False  # two dashes belong to an option
 default_role = "code"  # docstrings write `name` for code
 napoleon_use_ivar = True  # the fields of a dataclass are listed once
 autodoc_typehints = "description"
@@ -26,6 +27,7 @@ html_css_files = ["zoo.css"]
 html_js_files = ["gallery.js"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_copyright = False
 exclude_patterns = ["pictures/README.md"]
 pygments_dark_style = "monokai"
 

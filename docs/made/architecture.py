@@ -70,7 +70,7 @@ def architecture_page() -> str:
         "# The house",
         "Dependencies point down only; `lint-imports` refuses a change that breaks this. A line is an import that "
         "exists, thick where many files have it. Point at a room to see its own.",
-        f'<div class="house">{house()}</div>',
+        f'<div class="house wide">{house()}</div>',
     ]
     for room in [room for rooms in layers() for room in rooms if room != "__main__"]:
         parts.append(f"## {room}\n\nSee the [reference](api/{room}.md).\n\n" + "\n".join(_files(room)))

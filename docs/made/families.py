@@ -47,13 +47,16 @@ def picture(family: str) -> str:
 def family_page(family: str, cards: list[Card]) -> str:
     """Markdown: the idea, how to use it, results beside the paper's, limits."""
     name, idea, source = _docstring(cards[0])
-    text = TEXTS / f"{family}.md"
+    file = TEXTS / f"{family}.md"
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    if text.startswith("# "):
+        name, _, text = text.removeprefix("# ").partition("\n\n")
     main = _main(cards)
     parts = [
         f"# {name}",
         f"*{idea}*",
-        picture(family),
-        text.read_text(encoding="utf-8") if text.exists() else main.body.partition("\n## ")[0],
+        f'<div class="wide">{picture(family)}</div>',
+        text or main.body.partition("\n## ")[0],
         source,
         "## Models",
         _models(cards),
@@ -87,7 +90,7 @@ def checkpoint_page(card: Card) -> str:
     parts = [
         f"# {card.name}",
         card.summary,
-        f"Family: [{_docstring(card)[0]}](../families/{family}.md)",
+        f"Family: [{family}](../families/{family}.md)",
         f"| | |\n|---|---|\n{table}",
         _results([card]) if card.figures else "",
         card.body,

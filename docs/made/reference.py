@@ -35,7 +35,7 @@ def room_page(room: str) -> str:
     module = importlib.import_module(f"zoo.{room}")
     names = [module.__name__]
     if hasattr(module, "__path__"):
-        names += [found.name for found in pkgutil.walk_packages(module.__path__, f"zoo.{room}.")]
+        names = [found.name for found in pkgutil.walk_packages(module.__path__, f"zoo.{room}.")]
     for name in names:
         try:
             found = importlib.import_module(name)

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
-SLOW = ("ground", "scale", "search_people", "search_videos", "teach")  # more than ten seconds of a core together
+SLOW = ("ground", "scale", "search_videos", "teach")  # more than ten seconds of a core together
 BLOCK = re.compile(r"(?:<!-- (skip|slow|file): (.+?) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
 
 

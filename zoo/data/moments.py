@@ -169,6 +169,7 @@ def frames_at(line: Timeline, places: Sequence[int]) -> Iterator[Frame | InputEr
         return
     with container:
         stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # who wants more cores reads more videos side by side
         decoded = _decoded(container, stream, line, 0)
         time, picture, at = -1.0, None, 0
         for place in places:
