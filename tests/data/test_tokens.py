@@ -95,6 +95,12 @@ def test_byte_pairs_merge_in_order_and_spell_out_the_rest(merges):
     assert tokens.mask[2].sum() == 4  # two bytes
 
 
+def test_printers_quotes_ligatures_and_wide_letters_are_the_plain_ones(published):
+    encode = clip_bpe(published / "merges.txt", 77)
+    fancy = encode(["it\u2019s the boy\u2018s \u201cskate\u201d", "\ufb01\ufb02", "\uff32\uff25\uff24\uff01"]).ids
+    assert fancy.tolist() == encode(["it's the boy's \"skate\"", "fifl", "red!"]).ids.tolist()
+
+
 @pytest.mark.parametrize("limit", [3, 5])
 def test_a_long_text_is_cut_and_still_ends_in_its_marker(pieces, merges, limit):
     for encode, last in ((wordpiece(pieces, limit), 3), (clip_bpe(merges, limit), 517)):

@@ -7,6 +7,7 @@ package brings, or the Hub's. B texts of up to L tokens.
 import gzip
 import html
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,12 @@ __all__ = ["Tokenizer", "Tokens", "clip_bpe", "tokenizer", "whole_words", "wordp
 PAD, UNKNOWN = 0, 1  # numbers in a list of whole words; its words begin at 2
 CLIP_MERGES = 49152 - 256 - 2  # of the published file, whose first line is a heading
 CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# what ftfy, which CLIP calls first, does to sound text; text that was decoded wrongly is not mended here
+PLAIN = str.maketrans(
+    dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
+    | {chr(c): unicodedata.normalize("NFKC", chr(c)) for c in (*range(0xFB00, 0xFB07), *range(0xFF01, 0xFF5F))}
+)
 MARKERS = ("<|startoftext|>", "<|endoftext|>")
 
 
@@ -117,8 +124,8 @@ def clip_bpe(path: Path, limit: int) -> Tokenizer:
 
 
 def _plain(text: str) -> str:
-    """Entities of HTML resolved, twice as CLIP does, and white space collapsed."""
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
+    """Letters of print made plain, entities of HTML resolved, twice as CLIP does, and white space collapsed."""
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(text.translate(PLAIN)))).strip()
 
 
 def _byte_letters() -> list[str]:

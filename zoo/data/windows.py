@@ -160,15 +160,14 @@ def _entries(
             for number in range(len(paths)):
                 pool.submit(decode, number)
             for number, queue in enumerate(waiting):
-                while True:
+                goes_on = True
+                while goes_on:
                     if queue.empty():
                         yield None
                     found = queue.get()
-                    if found is None:
-                        started.release()
+                    goes_on = found is not None
                     yield number, found
-                    if found is None:
-                        break
+                started.release()
         finally:
             stopped.set()
             for queue in waiting:
