@@ -294,8 +294,9 @@ def read_taught(path: Path) -> Taught:
 def described(path: Path, taught: Taught) -> dict[str, Any]:
     """What a file holds, as plain JSON types: summary, method, extractor and so on as text, tasks as tables."""
     facts, kept = taught.facts, taught.facts.memory
-    count = sum(value.numel() for value in taught.network.parameters())
-    own = sum(value.numel() for key, value in taught.network.named_parameters() if not key.startswith(EXTRACTOR))
+    numbers = {key: value.numel() for key, value in taught.network.named_parameters()}
+    below = sum(count for key, count in numbers.items() if key.startswith(EXTRACTOR))
+    own = sum(count for key, count in numbers.items() if not key.startswith((EXTRACTOR, "past.")))
     threshold = facts.tasks[-1].threshold
     used = sum(len(rows) for rows in taught.memory.rows) if kept else 0
     return {
@@ -303,7 +304,7 @@ def described(path: Path, taught: Taught) -> dict[str, Any]:
         "method": facts.method,
         "extractor": f"{facts.base.name}, {'by its sha256' if facts.base.sha256 else 'in the file'}",
         "input": f"{facts.input.size[2]}x{facts.input.size[1]} pixels, {facts.input.interpolation}",
-        "parameters": f"{own:,} in {len(facts.tasks)} tasks and {count - own:,} in the extractor",
+        "parameters": f"{own:,} of its tasks, {below:,} of the extractor",
         "memory": f"{used} pictures of at most {kept.limit}" if kept else "none: it can answer, not learn more",
         "unknown": f"scores below {threshold:.3f}" if threshold is not None else "cannot be told before a second task",
         "size": f"{path.stat().st_size / 1e6:.1f} MB",

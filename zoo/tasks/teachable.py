@@ -26,7 +26,7 @@ from zoo.tasks.taught import Facts, Taught, read_taught
 
 __all__ = ["answers", "cropped", "evaluate_taught", "taught_pipeline"]
 
-CHUNK = 64  # pictures computed at once
+CHUNK = 16  # pictures computed at once
 
 T = TypeVar("T")
 
