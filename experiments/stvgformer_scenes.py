@@ -88,7 +88,7 @@ def main():
     )
     for off in ("s2d", "d2s"):
         setattr(model, off, False)
-        line(f"the network, {off} switched off after training", score_scenes(model, TEST, device)[0], kinds)
+        line(f"{off} switched off after training", score_scenes(model, TEST, device)[0], kinds)
         setattr(model, off, True)
 
     rng = np.random.default_rng(2)

@@ -13,15 +13,18 @@ from zoo.index.gallery import Gallery
 def gallery(tmp_path):
     """400 items of two vectors around 20 centres, as people's embeddings lie."""
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((20, 1, 1, 16))
-    values = (centres + 0.5 * rng.standard_normal((20, 20, 2, 16))).reshape(400, 2, 16)
-    found = Gallery.create(tmp_path / "g", facts(dim=16, per_item=2))
+    centres = rng.standard_normal((20, 1, 1, 128))
+    values = (centres + rng.standard_normal((20, 20, 2, 128))).reshape(400, 2, 128)
+    found = Gallery.create(tmp_path / "g", facts(dim=128, per_item=2))
     found.append(values, named(*range(400)))
     return found
 
 
-def asked(seed=1, count=20):
-    return np.random.default_rng(seed).standard_normal((count, 16)).astype(np.float32)
+def asked(count=20):
+    """Others of the same people."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((20, 1, 1, 128))[:count, 0, 0]
+    return (centres + np.random.default_rng(1).standard_normal(centres.shape)).astype(np.float32)
 
 
 def test_finds_nearly_all_and_scores_them_exactly(gallery):

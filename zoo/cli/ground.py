@@ -47,7 +47,7 @@ def ground(
         Path | None, typer.Option(metavar="FILE", help="The text encoder's tokenizer.", show_default="the Hub's")
     ] = None,
     topn: Annotated[int, typer.Option(min=1, help="Spans to name.")] = 1,
-    min_score: Annotated[float, typer.Option(metavar="X", help="Say that nobody is there below this score.")] = 0.0,
+    min_score: Annotated[float, typer.Option(metavar="X", help="Say that nobody is there below this score.")] = 0.3,
     start: Annotated[float, _option(LOOK, "Where to begin.", metavar="SECONDS")] = 0.0,
     end: Annotated[float | None, _option(LOOK, "Where to stop.", metavar="SECONDS")] = None,
     frames: Annotated[int | None, _option(LOOK, "Moments a window is sampled at.", show_default="the model's")] = None,

@@ -127,13 +127,14 @@ class STVGFormer(nn.Module):
         self.dim, self.depth = dim, depth
         self.s2d, self.d2s, self.ref_point = s2d, d2s, ref_point
         self.frames, self.size, self.long_size = frames, size, long_size
-        self.text, self.vocabulary, self.clip = text, tuple(vocabulary), CLIPS[video]
+        self.text, self.vocabulary = text, tuple(vocabulary)
         self.checkpointing = False
 
         self.backbone, image_width = image_encoder(image)
         self.input_proj = nn.Conv2d(image_width, dim, 1)
         self.video_encoder, video_width = video_encoder(video)
         self.video_proj = nn.Linear(video_width, dim)
+        self.clip = CLIPS[video]
         self.text_encoder, text_width = text_encoder(text, vocabulary)
         self.resizer = Resizer(text_width, dim, dropout)
 

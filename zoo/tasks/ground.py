@@ -50,7 +50,7 @@ class Settings:
     stride: float = 10.0
     chunk: int | None = 8
     topn: int = 1
-    min_score: float = 0.0
+    min_score: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 < self.stride <= self.window:
