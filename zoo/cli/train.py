@@ -133,7 +133,9 @@ def eval_(
     zoo eval reste_resnet20_cifar list.csv
     zoo eval reste_resnet20_cifar cifar10 --checkpoint runs/reste_resnet20_cifar/model.safetensors
     """
-    if taught := _taught_file(name):
+    from zoo.tasks.taught import taught_file
+
+    if taught := taught_file(name):
         _eval_taught(taught, dataset, data, split, device, json)
         return
     from zoo.tasks.evaluate import evaluate
@@ -212,17 +214,6 @@ def verify(
             right=("card", "measured"),
         )
     raise typer.Exit(0 if all(check.holds for check in checks) else 4)
-
-
-def _taught_file(name: str) -> Path | None:
-    """The file of a taught model, by its path or by a checkpoint's name; None of another model."""
-    if name.endswith(".zoo"):
-        return Path(name)
-    from zoo.hub.fetch import weights_path
-    from zoo.registry.names import resolve
-
-    card = resolve(name)
-    return weights_path(card) if card.task == "teach" else None
 
 
 def _eval_taught(path: Path, dataset: str, data: Path | None, split: str, device: str, json: bool) -> None:

@@ -24,11 +24,12 @@ from zoo.data.images import read_picture
 from zoo.data.transforms import Preprocess
 from zoo.errors import IntegrityError, UsageError
 from zoo.hub.checkpoint import Contents, read_contents, write_whole
-from zoo.hub.fetch import sha256_of
+from zoo.hub.fetch import sha256_of, weights_path
 from zoo.models.acl import ACL, Choice
 from zoo.models.distilled import Distilled
 from zoo.models.extractors import lite0_extractor
 from zoo.registry.card import Input
+from zoo.registry.names import resolve
 from zoo.tasks.extractor import open_extractor, without_weights
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "described",
     "new_network",
     "read_taught",
+    "taught_file",
 ]
 
 FORMAT = "taught-v1"
@@ -191,7 +193,7 @@ class Taught:
         if kept is None:
             raise UsageError(
                 "this model keeps no pictures of its classes, so it cannot learn more without forgetting them",
-                hint="teach the file it was made from, or leave --no-memory out when a model is first taught",
+                hint="zoo teach MODEL.zoo --remember FOLDER gives it pictures of its classes",
             )
         rows = torch.split(torch.arange(len(self.pictures)), list(kept.counts)) if kept.counts else ()
         memory = Memory(kept.limit, kept.is_per_class)
@@ -264,6 +266,19 @@ class Taught:
         """The same over whatever is there; `dtype` as for `to_bytes`."""
         write_whole(path, self.to_bytes(dtype))
         return replace(self, sha256=sha256_of(path))
+
+
+def taught_file(name: str) -> Path | None:
+    """The file of a taught model, by its path or by a checkpoint's name; None of another model.
+
+    Raises:
+        UnknownName: It is neither.
+        WeightsUnavailable, IntegrityError: As `weights_path`.
+    """
+    if name.endswith(".zoo"):
+        return Path(name)
+    card = resolve(name)
+    return weights_path(card) if card.task == "teach" else None
 
 
 def read_taught(path: Path) -> Taught:

@@ -24,7 +24,7 @@ from zoo.tasks.device import pick_device
 from zoo.tasks.pipeline import Pipeline
 from zoo.tasks.taught import Facts, Taught, read_taught
 
-__all__ = ["answers", "cropped", "evaluate_taught", "taught_pipeline"]
+__all__ = ["answers", "cropped", "evaluate_taught", "over_chunks", "taught_pipeline"]
 
 CHUNK = 16  # pictures computed at once
 
@@ -157,11 +157,11 @@ def cropped(
 
 def answers(taught: Taught, images: Tensor, device: torch.device) -> Choice:
     """Answers to (N, H, W, C) uint8 pictures."""
-    found = _over_chunks(taught.learner.choose, taught, images, device)
+    found = over_chunks(taught.learner.choose, taught, images, device)
     return Choice(*(torch.cat(values) for values in zip(*found, strict=True)))
 
 
-def _over_chunks(function: Callable[[Tensor], T], taught: Taught, images: Tensor, device: torch.device) -> list[T]:
+def over_chunks(function: Callable[[Tensor], T], taught: Taught, images: Tensor, device: torch.device) -> list[T]:
     """What a function gives for pictures, a few at a time, without gradients."""
     taught.network.to(device).eval()  # outside inference mode: weights moved within could not be trained any more
     normalise = Preprocess(taught.facts.input).normalise
@@ -222,7 +222,7 @@ def _matrix(
     known = truth >= 0
     task = torch.searchsorted(ends, truth.clamp(min=0), right=True)
     matrix, overall, recall = np.full((count, count), np.nan), np.full(count, np.nan), np.full(count, np.nan)
-    chunks = _over_chunks(taught.learner.over_time, taught, images, device)
+    chunks = over_chunks(taught.learner.over_time, taught, images, device)
     for j, parts in enumerate(zip(*chunks, strict=True)):
         known_parts = [part for part in parts if part is not None]
         if not known_parts:  # this method does not keep what it was

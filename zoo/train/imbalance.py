@@ -248,15 +248,15 @@ class ImbalanceCourse:
             with torch.no_grad():
                 metric.refresh(whole.embed(known.features[0]), known.labels)
             model.train()
-        extra = torch.zeros((), device=self.place.device)
-        if len(compared):  # before the others, so that the norms' running figures end with the natural batch
-            features, _ = model(self._seen(whole, compared))
-            extra = self._metric(whole, features, theirs)
-        features, logits = model(self._seen(whole, met))
-        if metric is not None and not len(compared):
-            extra = self._metric(whole, features, labels)
+        # in one pass: what the norms keep for answering is then what both losses were computed with
+        features, logits = model(self._seen(whole, torch.cat([met, compared])))
+        count = len(met)
+        extra = features.new_zeros(())
+        if metric is not None:
+            extra = self._metric(whole, *((features[count:], theirs) if len(compared) else (features, labels)))
         counts, epochs = self.counts.to(logits.device), self.recipe.schedule.epochs
-        own = self.method.criterion_of(logits.float(), labels.to(logits.device), counts, self.epoch, epochs)
+        truth = labels.to(logits.device)
+        own = self.method.criterion_of(logits[:count].float(), truth, counts, self.epoch, epochs)
         return own + self.method.share * extra
 
     def _metric(self, whole: Representation, features: Tensor, labels: Tensor) -> Tensor:
