@@ -237,6 +237,9 @@ def test_the_matrix_is_measured_with_the_heads_of_its_time(once, twice, sets):
     assert np.isnan(whole.matrix[1, 0])
     assert whole.pictures.tolist() == [8, 4]  # grey was never taught, and counts as unknown
     assert set(whole.figures) >= {"forgetting", "average_incremental_accuracy", "unknown_auroc"}
+    assert whole.of_class.mean() == pytest.approx(whole.recall[-1])
+    assert early.figures["accuracy_within_task"] == early.overall[0]  # with one task it is always told right
+    assert whole.figures["accuracy_within_task"] >= whole.overall[-1]
     result = run("eval", twice, sets / "test", "--json")
     assert json.loads(result.stdout)["matrix"][1][0] is None
     assert "after 2" in run("eval", twice, sets / "test").stdout

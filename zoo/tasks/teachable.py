@@ -15,6 +15,7 @@ from zoo.data.sources import Samples, open_data
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, UsageError, ZooError
 from zoo.metrics import continual
+from zoo.metrics.imbalance import class_recall, confusion
 from zoo.models.acl import Choice
 from zoo.registry.card import Card, Weights
 from zoo.results.classification import Classification, Told
@@ -142,7 +143,6 @@ def cropped(
     """Every picture that can be read, cropped: (N, H, W, C) uint8, (N,) labels, and what is wrong with the rest."""
     channels, height, width = preprocess.input.size
     images = torch.empty((len(samples), height, width, channels), dtype=torch.uint8)
-
     good: list[int] = []
     failed: list[ZooError] = []
     for i in range(len(samples)):
@@ -247,8 +247,12 @@ def _matrix(
     if not known.all():
         told = continual.open_set(choice.scores, known).to_dict()
         figures |= {f"unknown_{key}": value for key, value in told.items()}
-
-    task_known = float((choice.tasks == task)[known].double().mean())
+    own = torch.searchsorted(ends, torch.arange(len(taught.facts.classes)), right=True) == task[:, None]
+    within = choice.probabilities.where(own, -1).argmax(1)  # the best of the classes of the picture's own task
+    figures |= {
+        "task_told_right": float((choice.tasks == task)[known].double().mean()),
+        "accuracy_within_task": continual.accuracy(truth[known], within[known]),
+    }
     return TaskMatrix(
         model,
         dataset,
@@ -258,7 +262,8 @@ def _matrix(
         matrix,
         overall,
         recall,
-        figures | {"task_told_right": task_known},
+        class_recall(confusion(truth[known], choice.classes[known], len(taught.facts.classes))),
+        figures,
         tuple(failed),
     )
 
