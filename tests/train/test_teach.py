@@ -316,6 +316,22 @@ def test_what_cannot_be_remembered(model, tmp_path, sets):
     assert bare.read_bytes() == old
 
 
+def test_the_bundled_model_answers_by_name_and_learns_from_a_copy(tmp_path, sets):
+    folder, mine = tmp_path / "known", tmp_path / "mine.zoo"
+    for name in ("nv", "vasc", "df", "mel", "akiec", "bcc", "bkl"):
+        write(tmp_path / name, "red", count=2, seed=len(name))
+        (tmp_path / name / "red").rename(folder.mkdir(exist_ok=True) or folder / name)
+    said = run("predict", "acl_lite0", sets / "test" / "red" / "0.png", "--jsonl")
+    assert json.loads(said.stdout)["task"] in ("round 1", "round 2", "round 3")
+    assert "akiec, bcc, bkl" in run("teach", "acl_lite0.ham10000", "--report").stdout
+    fault = refused("teach", "acl_lite0", "--add", sets / "first")
+    assert "stays as it is" in str(fault)
+    assert "--remember" in fault.hint
+    assert run("teach", "acl_lite0", "--remember", folder, "--memory", 14, "--out", mine).exit_code == 0
+    ready = prepare(mine, sets / "first", device="cpu")
+    assert (ready.task.first, ready.task.quota) == (7, 2)
+
+
 def test_the_bundled_extractor_is_referred_to_and_checked(tmp_path, sets):
     path = tmp_path / "lite.zoo"
     taught(path, sets / "first", Start(size=48, memory=4), epochs=1)
