@@ -288,8 +288,7 @@ def _refuse_classes(facts: Facts, names: tuple[str, ...], path: Path) -> None:
     if known:
         raise UsageError(
             f"{path} knows {', '.join(known[:5])} already",
-            hint=f"take those folders away; zoo teach {path} --remember FOLDER gives known classes more pictures, "
-            "--undo and teaching again has all of them learned",
+            hint=f"leave those folders out; zoo teach {path} --remember FOLDER keeps their pictures for later lessons",
         )
     if not facts.tasks and len(names) == 1:
         raise UsageError(
