@@ -71,6 +71,18 @@ def process(*args, env=None, **options):
 # help, list, info
 
 
+def test_zoo_alone_shows_a_way_in():
+    from zoo.cli.app import WAY
+
+    result = run()
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    for command, _ in WAY:
+        assert command in result.stdout
+        name = command.split()[1]
+        assert name.startswith("--") or run(name, "--help").exit_code == 0
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command):
     result = run(command, "--help")
