@@ -114,8 +114,6 @@ def size(count: int | None) -> str:
     return out.size(count)
 
 
-
-
 def _main(cards: list[Card]) -> Card:
     """The checkpoint to show: one whose weights can be had, else the first default one."""
     return next((card for card in cards if card.weights.available), next((c for c in cards if c.default), cards[0]))

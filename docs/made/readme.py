@@ -5,7 +5,10 @@ from zoo.registry.card import Card
 
 __all__ = ["family_table"]
 
-USED = {"distilled": "teach --method distill", "metric_imbalance": "train metric_imbalance"}  # not by its task's command
+USED = {
+    "distilled": "teach --method distill",
+    "metric_imbalance": "train metric_imbalance",
+}  # not what their task says
 
 
 def family_table() -> str:
