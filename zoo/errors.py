@@ -37,6 +37,8 @@ class ZooError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"  try: {hint}")  # a traceback shows it below the message
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.message, self.hint)  # worker processes send errors home by pickle

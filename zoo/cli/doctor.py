@@ -6,18 +6,7 @@ from zoo.cli import out
 from zoo.cli.app import app
 from zoo.cli.options import Debug, Json
 
-EXTRAS = {
-    "fast": ("llvmlite",),
-    "train": ("accelerate", "torchmetrics"),
-    "tensorboard": ("tensorboard",),
-    "hf": ("datasets",),
-    "index": ("pyarrow",),
-    "video": ("av",),
-    "hdr": ("OpenEXR",),
-    "export": ("onnx", "onnxruntime"),
-    "demo": ("gradio",),
-    "sign": ("model_signing",),
-}
+HIDDEN = ("dev", "docs", "test")  # extras for those who work on zoo itself
 PACKAGES = ("torch", "timm", "huggingface-hub", "safetensors", "pillow", "numpy", "typer")
 
 
@@ -119,11 +108,28 @@ def _network() -> dict[str, Any]:
 
 
 def _extras() -> dict[str, Any]:
-    from importlib.util import find_spec
+    """What of each extra is not installed, by the requirements that this installation came with."""
+    import re
+    from importlib.metadata import PackageNotFoundError, distribution, requires
 
+    def is_missing(package: str) -> bool:
+        try:
+            return not distribution(package)
+        except PackageNotFoundError:
+            return True
+
+    try:
+        lines = requires("zoo") or []
+    except PackageNotFoundError:
+        return {"unknown": "zoo runs from a checkout; pip install -e . makes extras known"}
+    packages: dict[str, list[str]] = {}
+    for line in lines:
+        extra = re.search(r"extra == ['\"]([\w-]+)", line)
+        if extra and extra[1] not in HIDDEN:
+            packages.setdefault(extra[1], []).append(re.split(r"[^\w.-]", line)[0])
     found = {}
-    for extra, modules in EXTRAS.items():
-        missing = [name for name in modules if find_spec(name) is None]
+    for extra, names in packages.items():
+        missing = [name for name in names if is_missing(name)]
         found[extra] = f"no {', '.join(missing)}: pip install 'zoo[{extra}]'" if missing else "installed"
     return found
 

@@ -23,12 +23,14 @@ __all__ = [
     "Name",
     "Quiet",
     "Workers",
+    "model_names",
 ]
 
 OUTPUT, SPEED = "Output", "Speed"
 
 
-def _names(incomplete: str) -> list[str]:
+def model_names(incomplete: str) -> list[str]:
+    """What a shell may complete to a model's name."""
     from zoo.registry.names import list_names
 
     return [name for name in list_names() if name.startswith(incomplete)]
@@ -53,7 +55,10 @@ def _endpoint(value: str | None) -> str | None:
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="Model: <arch>.<tag>, or a bare architecture.", autocompletion=_names, show_default=False
+        metavar="NAME",
+        help="Model: <arch>.<tag>, or a bare architecture.",
+        autocompletion=model_names,
+        show_default=False,
     ),
 ]
 Checkpoint = Annotated[

@@ -225,6 +225,9 @@ class Failures:
             print(f"  {fault.message}", file=sys.stderr)
         if self.count > SHOWN:
             print(f"  and {self.count - SHOWN} more", file=sys.stderr)
+        hints = {fault.hint for fault in self.first}
+        if len(hints) == 1 and None not in hints:  # one way out of all of them, such as a package that is missing
+            print(f"  {style('try:', 'bold', stream=sys.stderr)} {hints.pop()}", file=sys.stderr)
         return 1
 
 

@@ -20,10 +20,19 @@ DataRoot = Annotated[
 ]
 
 
+def _recipes(incomplete: str) -> list[str]:
+    from zoo.train.recipe import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
 @app.command(rich_help_panel=PANEL)
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a TOML file.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="RECIPE", help="A recipe's name, or a TOML file.", autocompletion=_recipes, show_default=False
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,

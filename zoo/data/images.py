@@ -65,6 +65,8 @@ SUFFIXES = frozenset(
     ]
 )
 MAX_ASPECT = 100
+PHONE = (b"heic", b"heix", b"heim", b"heis", b"mif1")  # brands of HEIF files
+MATROSKA = b"\x1aE\xdf\xa3"
 ORIENTATION = 0x0112  # the EXIF tag
 
 T = TypeVar("T")
@@ -308,6 +310,10 @@ def _what_else(file: Any) -> str:
         return "is a Git LFS pointer, not a picture: run git lfs pull"
     if b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n\f\x1b" for byte in head):
         return "is text, not a picture"
+    if head[4:8] == b"ftyp" and head[8:12] in PHONE:
+        return "is HEIC, as some phones write it, which Pillow does not read: save it as JPEG"
+    if head[4:8] == b"ftyp" or head[8:12] == b"AVI " or head.startswith(MATROSKA):
+        return "is a video; zoo filter, zoo ground and zoo retrieve take videos"
     return "is no picture that Pillow can read"
 
 

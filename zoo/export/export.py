@@ -20,11 +20,10 @@ from zoo.build import create_model
 from zoo.errors import InputError, UsageError
 from zoo.export.check import BATCH_SIZES, FORMATS, check, open_exported
 from zoo.export.reduced import Accuracy, Bfloat16, compare_accuracy, pictures_of, to_int8
-from zoo.hub.checkpoint import write_whole
+from zoo.hub.checkpoint import class_names, write_whole
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.engine import freeze
 from zoo.registry.card import Card
-from zoo.registry.labels import label_names
 from zoo.registry.names import resolve
 from zoo.tasks.embed import Features
 
@@ -351,7 +350,7 @@ def facts_of(card: Card, model: nn.Module, checkpoint_path: Path | None = None) 
         "crop_pct": card.input.crop_pct,
         "made_by": f"zoo {zoo.__version__}, torch {torch.__version__}",
     }
-    labels = label_names(card.labels) if card.labels else ()
+    labels = class_names(card, checkpoint_path)
     if labels and len(labels) == getattr(model, "num_classes", 0):  # a checkpoint may have classes of its own
         facts["labels"] = labels
     if modality := getattr(model, "modality", None):

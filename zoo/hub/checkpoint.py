@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import InputError, IntegrityError, WeightsUnavailable
+from zoo.registry.card import Card
+from zoo.registry.labels import label_names
 
-__all__ = ["Contents", "facts_for", "read_contents", "write_whole"]
+__all__ = ["Contents", "class_names", "facts_for", "read_contents", "write_whole"]
 
 LONGEST_HEADER = 1_000_000  # bytes, or an eighth of the file: decoded JSON takes up to 25 times its length
 BITS = {
@@ -91,6 +93,19 @@ def read_contents(path: Path) -> Contents:
         metadata=metadata,
         facts=facts,
     )
+
+
+def class_names(card: Card, checkpoint_path: str | Path | None = None) -> tuple[str, ...]:
+    """Names of a classifier's outputs: as the file's own training knew them, else the card's; none if nobody says.
+
+    Args:
+        card: The checkpoint's card.
+        checkpoint_path: The file that is used in place of the card's.
+    """
+    own = read_contents(Path(checkpoint_path)).facts.get("labels") if checkpoint_path else None
+    if isinstance(own, list) and own:
+        return tuple(map(str, own))
+    return label_names(card.labels) if card.labels else ()
 
 
 def facts_for(

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from zoo.data.datasets import Pictures
 from zoo.data.sources import Samples, aligned, open_data
 from zoo.errors import InputError, UsageError, ZooError
-from zoo.hub.checkpoint import read_contents
+from zoo.hub.checkpoint import class_names
 from zoo.registry.card import Card, Figure
-from zoo.registry.labels import label_names
 from zoo.registry.names import list_names, resolve
 from zoo.results.evaluation import Evaluation
 from zoo.tasks.decode import Decoded
@@ -107,7 +106,7 @@ def evaluate(
     card = resolve(name)
     if card.task != "classify":
         raise UsageError(f"{card.name} does not classify", hint=f"its task is {card.task}")
-    classes = _classes(card, checkpoint_path)
+    classes = class_names(card, checkpoint_path)
     found = aligned(open_data(dataset, split, root), classes, dataset)
     pipe = pipeline(name, checkpoint_path=checkpoint_path, **options)
     pipe.task = _Ranks(min(5, len(classes)))
@@ -167,14 +166,6 @@ def verify(name: str, *, root: Path | None = None, **options: Any) -> list[Check
         )
         for figure in figures
     ]
-
-
-def _classes(card: Card, checkpoint_path: Path | None) -> tuple[str, ...]:
-    """Names of the outputs: as the file's own training knew them, else the card's."""
-    own = read_contents(checkpoint_path).facts.get("labels") if checkpoint_path else None
-    if own:
-        return tuple(own)
-    return label_names(card.labels) if card.labels else ()
 
 
 def _items(data: Pictures | Samples) -> Iterator[tuple[Any, int]]:
