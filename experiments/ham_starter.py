@@ -3,7 +3,7 @@
     python experiments/ham_rounds.py HAM ROUNDS        # HAM: one folder a diagnosis
     python experiments/ham_starter.py ROUNDS OUT.zoo
 
-Some 20 minutes of one core. A killed run goes on with the same command: rounds that are in the file are passed over,
+Some 10 minutes of one core. A killed run goes on with the same command: rounds that are in the file are passed over,
 the one that was broken off goes on from its last epoch. Beside OUT.zoo, the file to bundle is written: no pictures,
 adapters and heads in float16.
 """
@@ -19,7 +19,7 @@ from zoo.tasks.teachable import evaluate_taught
 from zoo.train.learners import Settings
 from zoo.train.teach import Start, prepare, teach
 
-SIDE, MEMORY, EPOCHS = 144, 40, 60
+SIDE, MEMORY, EPOCHS = 144, 200, 30
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("rounds", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--memory", type=int, default=MEMORY, help="40 and 60 epochs: the Skin8 protocol's memory")
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = read_taught(args.out).facts.tasks if args.out.exists() else ()
@@ -35,7 +36,7 @@ def main() -> None:
             args.out,
             args.rounds / f"round{number}",
             name=f"round {number}",
-            start=None if args.out.exists() else Start(size=SIDE, memory=MEMORY),
+            start=None if args.out.exists() else Start(size=SIDE, memory=args.memory),
             settings=Settings(epochs=args.epochs, is_balanced=True),
             val=args.rounds / "test",
             device="cpu",
@@ -44,7 +45,7 @@ def main() -> None:
         print(*(f"{key}: {value}" for key, value in ready.plan()), sep="\n", flush=True)
         print(teach(ready).to_dict(), flush=True)
     taught = read_taught(args.out).without_memory()
-    bundled = args.out.with_name("acl_lite0.ham10000.safetensors")
+    bundled = args.out.with_suffix(".safetensors")
     taught.write_copy(bundled, torch.float16)
     print(f"bytes: {bundled.stat().st_size}, sha256: {sha256_of(bundled)}")
     print(evaluate_taught(bundled, str((args.rounds / "test").absolute()), device="cpu").to_dict())

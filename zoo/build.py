@@ -65,7 +65,7 @@ def create_model(
     if path is None and pretrained and card.weights.status != "none":
         path = weights_path(card, cache_dir=cache_dir)
     if path is not None:
-        if card.task != "teach":  # a taught model's file is read, and checked, by its builder
+        if not _is_taught(path):  # such a file is read, and checked, by the builder
             args = args | check_file(path, card, kwargs)
         cfg |= {"file": str(path), "num_classes": args.get("num_classes", 0)}
         cfg["input_size"] = (args.get("in_chans", card.input.size[0]), *card.input.size[1:])
@@ -240,6 +240,11 @@ def check_file(path: Path, card: Card, kwargs: Mapping[str, Any]) -> dict[str, A
     if faults:
         raise IntegrityError(f"{path} does not fit {card.architecture}: {faults}", hint=AGAIN)
     return args
+
+
+def _is_taught(path: Path) -> bool:
+    """Whether a file is a taught model's, which names its extractor and need not hold it."""
+    return str(read_contents(path).facts.get("format", "")).startswith("taught-")
 
 
 def _file_args(path: Path, contents: Contents, card: Card) -> dict[str, Any]:

@@ -154,12 +154,14 @@ def _match(
     """The renamed state, the network it is for, and the report."""
     card = resolve(architecture)
     tensors, dropped = _read(source)
-    keys = tuple(getattr(_skeleton(card, builder_args), "authors_keys", ()))
+    model = _skeleton(card, builder_args)
+    keys = tuple(getattr(model, "authors_keys", ()))
     try:
         state = rename(tensors, keys)
     except ValueError as error:
         raise IntegrityError(f"{source}: {error}", hint=f"is it a checkpoint of {card.architecture}?") from None
-    args = {**card.builder_args, **_shown(state, card), **builder_args}
+    inferred: Callable[[Mapping[str, Tensor]], dict[str, Any]] = getattr(model, "inferred_args", lambda state: {})
+    args = {**card.builder_args, **_shown(state, card), **inferred(state), **builder_args}
     model = _skeleton(card, args)
     complete: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = getattr(model, "complete", lambda state: {})
     added = complete(state)

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from zoo.bench.bench import bench, contenders
@@ -40,7 +42,7 @@ def test_ours_run_as_the_pipeline_runs_them(pair):
     assert attention.engine == "float"
     assert type(attention.model.fc).__name__ == "Product"  # zoo.optimize was here
     assert binary.params == 269850
-    assert contenders(["reste_resnet20_cifar"], engine="float")[0].engine == "float"
+    assert contenders(["reste_resnet20_cifar"], engines=["float"])[0].engine == "float"
 
 
 def test_a_model_of_timm_beside_ours_on_the_command_line():
@@ -65,12 +67,40 @@ def test_json_goes_to_stdout_alone():
     ("names", "args", "error", "words"),
     [
         (["dilateformer_tt"], {}, UnknownName, "no model 'dilateformer_tt'"),
-        (["dilateformer_pico"], {"device": "cuda:9"}, UsageError, "cuda:9"),
-        (["dilateformer_pico"], {"dtype": "float8"}, UsageError, "float8"),
+        (["dilateformer_pico"], {"devices": ["cuda:9"]}, UsageError, "cuda:9"),
+        (["dilateformer_pico"], {"dtypes": ["float8"]}, UsageError, "float8"),
         (["dilateformer_pico"], {"side": 4}, UsageError, "dilateformer_pico does not run on 4x4 pixels"),
-        (["dilateformer_pico"], {"engine": "steam"}, UsageError, "steam"),
+        (["dilateformer_pico"], {"engines": ["steam"]}, UsageError, "steam"),
+        (
+            ["dilateformer_pico"],
+            {"engines": ["openvino"], "dtypes": ["bfloat16"]},
+            UsageError,
+            "on the CPU in float32",
+        ),
     ],
 )
 def test_bad_calls_are_named(names, args, error, words):
     with pytest.raises(error, match=words):
         contenders(names, **args)
+
+
+def test_engines_devices_and_types_side_by_side(tmp_path):
+    call = ["bench", "reste_resnet20_cifar", "--rounds", "2", "--json", "--plot", str(tmp_path / "speed.png")]
+    call += ["--engine", "float", "--engine", "onnxruntime", "--dtype", "float32", "--dtype", "bfloat16"]
+    done = CliRunner().invoke(commands(), call)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["timings"]
+    assert [(row["engine"], row["dtype"]) for row in rows[:3]] == [
+        ("float", "float32"),
+        ("onnxruntime", "float32"),
+        ("float", "bfloat16"),
+    ]
+    with Image.open(tmp_path / "speed.png") as plot:
+        assert plot.size == (920, 480)
+
+
+def test_another_runtime_computes_the_same():
+    torch.manual_seed(0)
+    mine = contenders(["dilateformer_pico"], engines=["onnxruntime"])[0]
+    assert mine.engine == "onnxruntime"
+    assert mine.model(torch.rand(3, 3, 32, 32)).shape == (3, 10)

@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 import zoo
 from tests.goldens import fill
 from zoo.cli.app import commands
+from zoo.data.sources import Samples
+from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, IntegrityError, UnknownName, UsageError, WeightsUnavailable
 from zoo.export.check import FORMATS, check, compare_outputs, steady_pictures
 from zoo.export.export import METADATA_FILE, export, facts_of, to_onnx, to_torch_export, trace
+from zoo.export.reduced import compare_accuracy, pictures_of
 from zoo.hub.checkpoint import facts_for
 from zoo.layers.engine import FrozenBinaryConv2d, freeze
 from zoo.registry.labels import label_names
@@ -24,6 +27,7 @@ pytest.importorskip("onnxscript")
 
 RESNET, VGG = "reste_resnet20_cifar", "reste_vggsmall_cifar"
 SIZE = (3, 32, 32)
+BOTH = ("onnx", "torch-export")
 FACTS = {
     "name": f"{RESNET}.c10",
     "task": "classify",
@@ -59,7 +63,11 @@ def written(tmp_path_factory):
 def exported(written, tmp_path_factory):
     """A ResNet-20 in both formats: format to file."""
     path, _ = written()
-    files = {format: tmp_path_factory.mktemp("exported") / f"net{suffix}" for format, suffix in FORMATS.items()}
+    files = {
+        format: tmp_path_factory.mktemp("exported") / f"net{suffix}"
+        for format, suffix in FORMATS.items()
+        if format in BOTH
+    }
     for format, file in files.items():
         done = export(RESNET, file, format=format, checkpoint_path=path)
         assert done.batch_sizes == (1, 2, 5)
@@ -120,7 +128,7 @@ def test_no_folder_of_this_machine_is_in_the_file(exported):
         assert not [name for name in archive.namelist() if own in archive.read(name)]
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", BOTH)
 def test_real_activations(format, written, tmp_path):
     path, _ = written(act_bits=32, num_classes=7)
     file = tmp_path / f"net{FORMATS[format]}"
@@ -174,6 +182,86 @@ def test_a_network_that_fixes_its_batch_is_written_for_one_input(tmp_path):
             check(file, model, SIZE)
 
 
+# other parts, sizes, runtimes and types
+
+
+def test_features_of_any_size(written, tmp_path):
+    path, model = written()
+    file = tmp_path / "net.onnx"
+    done = export(RESNET, file, task="embed", dynamic_size=True, checkpoint_path=path)
+    assert done.largest_difference < 1e-4
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (image,), (features,) = session.get_inputs(), session.get_outputs()
+    assert image.shape == ["batch", 3, "height", "width"]
+    assert (features.name, features.shape) == ("features", ["batch", 64])
+    x = steady_pictures(model, (3, 45, 61), 2)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(x), pre_logits=True)
+    found = torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # float32 sums in another order
+    assert properties(file)["task"] == "embed"
+    assert properties(file)["size"] == "dynamic"
+
+
+def test_a_network_that_fixes_its_size_says_so():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 96, 4)).eval()
+    with pytest.raises(UsageError, match="size"):
+        trace(model, SIZE, dynamic_size=True)
+
+
+def test_openvino(written, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    path, model = written()
+    done = export(RESNET, tmp_path / "net.xml", format="openvino", checkpoint_path=path)
+    assert done.largest_difference < 1e-4
+    assert {entry.name for entry in tmp_path.iterdir()} == {"net.xml", "net.bin"}
+    assert done.bytes == sum(entry.stat().st_size for entry in tmp_path.iterdir())
+    read = openvino.Core().read_model(tmp_path / "net.xml")
+    assert read.get_rt_info(["zoo", "name"]).value == f"{RESNET}.c10"
+    (tmp_path / "net.bin").write_bytes((tmp_path / "net.bin").read_bytes()[:5000])
+    with pytest.raises(IntegrityError, match="cannot be opened"):
+        check(tmp_path / "net.xml", model, SIZE)
+
+
+@pytest.mark.parametrize(("format", "dtype"), [("onnx", "int8"), ("torch-export", "bfloat16")])
+def test_narrower_numbers(format, dtype, data_root, tmp_path):
+    float32 = tmp_path / f"float{FORMATS[format]}"
+    export(RESNET, float32, format=format)
+    file = tmp_path / f"net{FORMATS[format]}"
+    done = export(RESNET, file, format=format, dtype=dtype, data="cifar10", data_root=data_root, max_drop=20)
+    assert done.bytes < 0.8 * float32.stat().st_size
+    assert done.accuracy.count == 40
+    assert done.accuracy.agreement > 60  # noise on flat colours, where two classes are often close
+    found = properties(file) if format == "onnx" else metadata(file)
+    assert found["dtype"] == dtype
+
+
+def test_narrower_numbers_that_cost_too_much_are_refused(data_root):
+    model = zoo.create_model(RESNET, pretrained=True).eval()
+    card = zoo.card(RESNET)
+    test = pictures_of(card, "cifar10", "test", data_root)
+    with torch.no_grad():
+        x = torch.stack([Preprocess(card.input)(test.image(i)) for i in range(len(test))])
+        own = Samples(test.read, test.rows, model(x).argmax(1), test.names)
+        assert compare_accuracy(model, model, card, "own", own, max_drop=0).reduced == 100
+        with pytest.raises(IntegrityError, match=r"is right on 0.00% of own, the network on 100.00%"):
+            compare_accuracy(lambda x: -model(x), model, card, "own", own, max_drop=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "a set has to say how much"),
+        ({"dtype": "int8", "data": "cifar10", "task": "embed"}, "a set has to say how much"),
+        ({"dtype": "bfloat16"}, "no bfloat16 in onnx files"),
+        ({"task": "dream"}, "cannot be exported to dream"),
+    ],
+)
+def test_bad_parts_and_types(options, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        export(RESNET, tmp_path / "net.onnx", **options)
+
+
 # what is refused
 
 
@@ -188,7 +276,7 @@ def test_one_wrong_sign_among_the_weights_is_seen(exported, written, tmp_path):
         check(tmp_path / "net.onnx", written()[1], SIZE)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", BOTH)
 def test_files_of_other_networks_and_no_files_are_refused(format, exported, written, tmp_path):
     with pytest.raises(IntegrityError, match="differ from the network's"):
         check(exported[format], written(act_bits=32)[1], SIZE)
@@ -269,9 +357,8 @@ def test_other_channels_than_the_cards_have_no_preprocessing(written, tmp_path):
 
 
 def test_facts_without_a_binary_layer_speak_of_none():
-    facts = facts_of(zoo.card(RESNET), nn.Linear(2, 10), dynamic=False)
+    facts = facts_of(zoo.card(RESNET), nn.Linear(2, 10))
     assert "act_bits" not in facts
-    assert facts["batch"] == 1
 
 
 # the command

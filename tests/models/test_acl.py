@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import zoo
 from tests.goldens import fill, golden_cases, normal
-from zoo.convert import rename
+from zoo.convert import convert, rename
 from zoo.models import acl
 from zoo.models.acl import ACL, choose, heads_loss, newest_loss
 
@@ -239,3 +240,55 @@ def assert_norms(state, expected):
         # Adam's first steps are signs of the gradient, so a rounding can move single weights by its rate
         assert float(value.mean()) == pytest.approx(float(mean), rel=1e-4, abs=2e-5), key
         assert float(F.normalize(value.flatten(), dim=0) @ value.flatten()) == pytest.approx(float(norm), rel=1e-4), key
+
+
+@pytest.mark.parametrize("build", ["acl_resnet18", "acl_mobilenet_v2"])
+@torch.inference_mode()
+def test_the_copy_for_inference_answers_alike(build):
+    torch.manual_seed(0)
+    model = getattr(acl, build)(task_sizes=(2, 1, 3))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+    for adapters in model.adapters:
+        for adapter in adapters:
+            nn.init.normal_(adapter.alpha)  # of both signs
+    x = normal(0, (2, 3, 96, 96))
+    fast = model.optimized(x[:1])
+    assert fast.backbone is not model.backbone  # something was folded
+    expected = model.features(x)
+    close = {"rtol": 1e-4, "atol": 1e-4 * float(expected.abs().max())}  # float32 sums in another order
+    torch.testing.assert_close(fast.features(x), expected, **close)
+    torch.testing.assert_close(fast(x), model(x), **close)
+    assert fast.choose(x).classes.tolist() == model.choose(x).classes.tolist()
+
+
+@torch.inference_mode()
+def test_answers_over_time_are_those_of_the_heads_of_the_time():
+    model, x = tiny((2,)), normal(2, (4, 3, 16, 16))
+    first = model.choose(x)
+    model.keep_heads()
+    model.add_task(1)
+    nn.init.zeros_(model.heads[0].weight)
+    early, now = model.over_time(x)
+    assert torch.equal(early.scores, first.scores)
+    assert torch.equal(now.scores, model.choose(x).scores)
+    model.remove_task()
+    assert torch.equal(model.choose(x).scores, first.scores)
+    assert tiny((2, 1)).over_time(x)[0] is None  # nothing was kept
+
+
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
+def test_the_authors_file_of_a_task_is_converted(case, tmp_path):
+    config, state = case.facts["config"], authors_state(case)
+    torch.save({"state_dict": state, "task_id": 0, "memory_class_means": []}, tmp_path / "task.pkl")
+    name, out = f"acl_{config['backbone']}", tmp_path / "ours.safetensors"
+    report = convert(name, tmp_path / "task.pkl", out)
+    assert report.is_complete
+    assert report.builder_args["task_sizes"] == config["task_sizes"]
+    assert {key for key, _ in report.dropped} >= {"aux_fc.weight", "aux_fc.bias"}
+    model = zoo.create_model(name, checkpoint_path=out)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(case.input()), case.tensor("test_logits"), **case.facts["tolerance"])

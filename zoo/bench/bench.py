@@ -1,12 +1,18 @@
 """How fast networks are, side by side: ours and timm's, in turns, so that whatever else a machine does meets them all.
 
+A network may run several times over: on more devices, in more types, by more engines.
+
 Networks run as the pipeline runs them: ours optimised or from packed bits, timm's laid out channels-last, evaluating.
 Time does not depend on the values of weights, so none are fetched.
 """
 
+import importlib.util
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, cast
 
@@ -23,6 +29,8 @@ from zoo.tasks.device import pick_device, pick_dtype
 
 __all__ = ["Contender", "Timing", "bench", "contenders"]
 
+RUNTIMES = ("onnxruntime", "openvino")
+ENGINES = ("auto", "float", "packed", "compiled", *RUNTIMES)
 WARM_UP = 2  # calls that are not counted: caches fill, algorithms are chosen
 SHORTEST = 0.05  # seconds of a measurement; shorter calls are repeated, or the clock would be what is measured
 
@@ -42,7 +50,7 @@ class Contender:
     """
 
     name: str
-    model: nn.Module
+    model: Callable[[torch.Tensor], Any]
     device: torch.device
     dtype: torch.dtype
     size: tuple[int, int, int]
@@ -60,6 +68,8 @@ class Timing:
         size: (C, H, W) of a picture.
         params: Parameters.
         engine: What ran it.
+        device: Where.
+        dtype: Floating point type of its pictures.
         milliseconds: Median time of a call.
         spread: Quarter and three-quarter points of that time.
         rate: Pictures a second, at the median.
@@ -72,6 +82,8 @@ class Timing:
     size: tuple[int, int, int]
     params: int
     engine: str
+    device: str
+    dtype: str
     milliseconds: float
     spread: tuple[float, float]
     rate: float
@@ -86,31 +98,35 @@ class Timing:
 def contenders(
     names: Sequence[str],
     *,
-    device: str = "auto",
-    dtype: str = "float32",
+    devices: Sequence[str] = ("auto",),
+    dtypes: Sequence[str] = ("float32",),
+    engines: Sequence[str | None] = (None,),
     side: int | None = None,
-    engine: str | None = None,
-    compile: bool = False,
 ) -> list[Contender]:
-    """Networks of ours and of timm, ready to run.
+    """Networks of ours and of timm, ready to run: each on every device, in every type, by every engine.
 
     Args:
         names: Any spelling of ours, or timm's names.
-        device: "auto" or a torch device.
-        dtype: "float32", "float16" or "bfloat16".
+        devices: "auto" or torch devices.
+        dtypes: "float32", "float16" or "bfloat16".
+        engines: None for what the pipeline takes; "auto", "float" or "packed" for binary layers; "compiled" by
+            `torch.compile`; "onnxruntime" or "openvino", which run in float32 on the CPU and are left out elsewhere.
         side: Height and width of the pictures, in place of each network's own.
-        engine: What runs binary layers: "auto", "float" or "packed".
-        compile: Run them through `torch.compile`.
 
     Raises:
         UnknownName: Neither a model of ours nor of timm.
-        UsageError: No such device, type or engine, or a size that a network cannot take.
+        UsageError: No such device, type or engine, a size that a network cannot take, or nothing is left to run.
     """
-    if engine not in (None, "auto", "float", "packed"):
-        raise UsageError(f"no engine {engine!r}", hint="auto, float or packed")
-    place, kind = pick_device(device), pick_dtype(dtype)
-    wanted = "float" if compile else engine or "auto"
-    found = [_contender(name, place, kind, side, wanted, compile) for name in names]
+    strange = [engine for engine in engines if engine not in (None, *ENGINES)]
+    if strange:
+        raise UsageError(f"no engine {strange[0]!r}", hint=", ".join(ENGINES))
+    found = [
+        _contender(name, pick_device(device), pick_dtype(dtype), side, engine or "auto")
+        for name, device, dtype, engine in product(names, devices, dtypes, engines)
+        if engine not in RUNTIMES or (pick_device(device).type, dtype) == ("cpu", "float32")
+    ]
+    if not found:
+        raise UsageError(f"{', '.join(RUNTIMES)} run on the CPU in float32", hint="--device cpu --dtype float32")
     for one in found:
         _try(one)
     return found
@@ -151,6 +167,8 @@ def bench(
                 size=one.size,
                 params=one.params,
                 engine=one.engine,
+                device=str(one.device),
+                dtype=str(one.dtype).removeprefix("torch."),
                 milliseconds=1e3 * median(took),
                 spread=(1e3 * quarters[0], 1e3 * quarters[2]),
                 rate=batch_size / median(took),
@@ -159,22 +177,48 @@ def bench(
             )
 
 
-def _contender(
-    name: str, device: torch.device, dtype: torch.dtype, side: int | None, engine: str, compile: bool
-) -> Contender:
+def _contender(name: str, device: torch.device, dtype: torch.dtype, side: int | None, engine: str) -> Contender:
     model, size = _network(name)
     size = (size[0], side or size[1], side or size[2])
     params = sum(parameter.numel() for parameter in model.parameters())
     model = model.to(device).eval().requires_grad_(False)
+    if engine in RUNTIMES:
+        return Contender(name, _exported(model, size, engine), device, dtype, size, params, engine)
     running = "float"
     if any(isinstance(module, BinaryConv2d) for module in model.modules()):
-        model, why = prepare(model.to(dtype).to(memory_format=torch.channels_last), engine, device=device)
+        wanted = "float" if engine == "compiled" else engine
+        model, why = prepare(model.to(dtype).to(memory_format=torch.channels_last), wanted, device=device)
         running = why.partition(":")[0]
     else:
         model = optimize(model).to(dtype) if _is_ours(name) else model.to(dtype).to(memory_format=torch.channels_last)
-    if compile:
+    if engine == "compiled":
         model, running = cast(nn.Module, torch.compile(model)), "compiled"
     return Contender(name, model, device, dtype, size, params, running)
+
+
+def _exported(model: nn.Module, size: tuple[int, int, int], runtime: str) -> Callable[[torch.Tensor], Any]:
+    """A network in another runtime, from the file that `zoo export` writes.
+
+    Raises:
+        UsageError: The runtime is not installed.
+    """
+    from zoo.export.check import open_exported
+    from zoo.export.export import to_onnx, to_openvino, trace
+
+    missing = [package for package in ("onnx", "onnxscript", runtime) if importlib.util.find_spec(package) is None]
+    if missing:
+        extra = "openvino" if missing == ["openvino"] else "export"
+        raise UsageError(f"{runtime} needs {', '.join(missing)}", hint=f"pip install 'zoo[{extra}]'")
+    program, _ = trace(model, size)
+    data = to_onnx(program, {"task": "classify"})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("net.onnx" if runtime == "onnxruntime" else "net.xml")
+        if runtime == "onnxruntime":
+            path.write_bytes(data)
+        else:
+            to_openvino(data, {}, path)
+        run = open_exported(path)
+    return lambda x: run(x.contiguous())
 
 
 def _network(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -226,7 +270,7 @@ def _pictures(one: Contender, batch_size: int) -> torch.Tensor:
     return pictures.to(one.device, one.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _warm_up(model: nn.Module, pictures: torch.Tensor) -> tuple[int, int | None]:
+def _warm_up(model: Callable[[torch.Tensor], Any], pictures: torch.Tensor) -> tuple[int, int | None]:
     """Calls in a measurement, and bytes on a GPU at the peak."""
     on_gpu = pictures.is_cuda
     if on_gpu:
@@ -237,7 +281,7 @@ def _warm_up(model: nn.Module, pictures: torch.Tensor) -> tuple[int, int | None]
 
 
 @torch.inference_mode()
-def _seconds(model: nn.Module, pictures: torch.Tensor, calls: int) -> float:
+def _seconds(model: Callable[[torch.Tensor], Any], pictures: torch.Tensor, calls: int) -> float:
     """Wall clock of a call."""
     start = time.perf_counter()
     for _ in range(calls):

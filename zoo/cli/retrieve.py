@@ -67,8 +67,14 @@ def index_(
     quiet: Quiet = False,
     device: Device = "auto",
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Windows the network takes at once.", rich_help_panel=SPEED)
-    ] = 16,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Windows the network takes at once.",
+            show_default="16 on a GPU, 4 elsewhere",
+            rich_help_panel=SPEED,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(

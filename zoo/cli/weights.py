@@ -44,7 +44,12 @@ def pull(
 
 @cache.command("list")
 def cache_list(json: Json = False, debug: Debug = False) -> None:
-    """List the weights on this machine."""
+    """List the weights on this machine.
+
+    [bold]Examples[/]
+
+    zoo cache list
+    """
     from zoo.hub.cache import cached
 
     files = cached()
@@ -61,7 +66,13 @@ def cache_list(json: Json = False, debug: Debug = False) -> None:
 
 @cache.command("verify")
 def cache_verify(names: Names = None, json: Json = False, debug: Debug = False) -> None:
-    """Read every file and compare its sha256 with its card; exit code 4 when one is corrupt."""
+    """Read every file and compare its sha256 with its card; exit code 4 when one is corrupt.
+
+    [bold]Examples[/]
+
+    zoo cache verify
+    zoo cache verify reste_resnet20_cifar --json
+    """
     from zoo.hub.cache import verify
 
     checked = verify(_exact(names) if names else None)
@@ -85,7 +96,13 @@ def cache_prune(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Remove fetched weights; those that came with the package stay."""
+    """Remove fetched weights; those that came with the package stay.
+
+    [bold]Examples[/]
+
+    zoo cache prune pslt_base
+    zoo cache prune --all
+    """
     from zoo.hub.cache import cached, prune
 
     if bool(names) == everything:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from zoo.errors import IntegrityError, UsageError
 from zoo.layers.engine import FrozenBinaryConv2d, freeze
 
-__all__ = ["BATCH_SIZES", "FORMATS", "check", "compare_outputs", "steady_pictures"]
+__all__ = ["BATCH_SIZES", "FORMATS", "Run", "check", "compare_outputs", "open_exported", "steady_pictures"]
 
-FORMATS = {"onnx": ".onnx", "torch-export": ".pt2"}
+FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
 BATCH_SIZES = (1, 2, 5)
 
 # Of the largest output, or of 1 where all are smaller. Runtimes sum in different orders: at most 3e-6 in the networks
@@ -34,7 +34,7 @@ def check(path: Path, model: nn.Module, size: Sequence[int], *, batch_sizes: Seq
     """The largest difference between the outputs of an exported file and those of its network, over some batch sizes.
 
     Args:
-        path: What `zoo.export.export` wrote; `.onnx` runs in onnxruntime on the CPU, `.pt2` in torch.
+        path: What `zoo.export.export` wrote.
         model: The network that it was made from, evaluating, in float32 on the CPU.
         size: (C, H, W) of its input.
         batch_sizes: Pictures in each batch.
@@ -44,13 +44,21 @@ def check(path: Path, model: nn.Module, size: Sequence[int], *, batch_sizes: Seq
         UsageError: No pictures were found on which two runtimes must agree.
     """
     pictures = steady_pictures(model, size, max(batch_sizes))
+    return compare_outputs(open_exported(path), model, pictures, batch_sizes)
+
+
+def open_exported(path: Path) -> Run:
+    """What runs an exported file on the CPU: `.onnx` in onnxruntime, `.pt2` in torch, `.xml` in OpenVINO.
+
+    Raises:
+        IntegrityError: It cannot be opened.
+    """
     try:
-        run = _onnx(path) if path.suffix == FORMATS["onnx"] else _torch_export(path)
+        return {".onnx": _onnx, ".pt2": _torch_export, ".xml": _openvino}[path.suffix](path)
     except Exception as error:  # each runtime raises kinds of its own, onnxruntime eleven
         raise IntegrityError(
             f"the exported file cannot be opened: {_one_line(error)}", hint="export it again"
         ) from error
-    return compare_outputs(run, model, pictures, batch_sizes)
 
 
 @torch.inference_mode()
@@ -161,6 +169,15 @@ def _onnx(path: Path) -> Run:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def _openvino(path: Path) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(core.read_model(path), "CPU", options)
+    return lambda x: torch.from_numpy(compiled(x.numpy())[0].copy())
 
 
 def _torch_export(path: Path) -> Run:

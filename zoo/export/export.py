@@ -1,5 +1,6 @@
 """Networks as files for other runtimes, written only after they have given the network's own outputs."""
 
+import copy
 import hashlib
 import importlib.util
 import io
@@ -7,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,18 +18,29 @@ from torch import nn
 import zoo
 from zoo.build import create_model
 from zoo.errors import InputError, UsageError
-from zoo.export.check import BATCH_SIZES, FORMATS, check
+from zoo.export.check import BATCH_SIZES, FORMATS, check, open_exported
+from zoo.export.reduced import Accuracy, Bfloat16, compare_accuracy, pictures_of, to_int8
 from zoo.hub.checkpoint import write_whole
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.engine import freeze
 from zoo.registry.card import Card
 from zoo.registry.labels import label_names
 from zoo.registry.names import resolve
+from zoo.tasks.embed import Features
 
-__all__ = ["METADATA_FILE", "Exported", "export", "facts_of", "to_onnx", "to_torch_export", "trace"]
+__all__ = ["METADATA_FILE", "Exported", "export", "facts_of", "to_onnx", "to_openvino", "to_torch_export", "trace"]
 
 METADATA_FILE = "zoo.json"  # name among torch.export's extra files
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+ONNX = ("onnx", "onnxruntime", "onnxscript")
+PACKAGES = {"onnx": ONNX, "openvino": (*ONNX, "openvino"), "torch-export": ()}
+DTYPES = {"onnx": ("float32", "int8"), "torch-export": ("float32", "bfloat16"), "openvino": ("float32",)}
+
+# A card's task to the module that is written: one input, one output. An encoder of two inputs has two tasks, and files.
+PARTS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "classify": lambda model: model,
+    "embed": Features,
+    "reid": lambda model: model,
+}
 OPSETS = range(18, 26)  # torch writes these itself; others go through converters that give up halfway
 
 
@@ -42,6 +54,7 @@ class Exported:
         bytes: Its length.
         largest_difference: Between its outputs and the network's.
         batch_sizes: Pictures in the batches that were compared; only 1 where the network fixes its batch.
+        accuracy: Of a reduced file, beside the network's.
     """
 
     path: Path
@@ -49,6 +62,7 @@ class Exported:
     bytes: int
     largest_difference: float
     batch_sizes: tuple[int, ...]
+    accuracy: Accuracy | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -58,6 +72,7 @@ class Exported:
             "bytes": self.bytes,
             "largest_difference": self.largest_difference,
             "batch_sizes": list(self.batch_sizes),
+            "accuracy": asdict(self.accuracy) if self.accuracy else None,
         }
 
 
@@ -66,6 +81,12 @@ def export(
     out: Path,
     *,
     format: str = "onnx",
+    task: str | None = None,
+    dtype: str = "float32",
+    data: str | None = None,
+    data_root: Path | None = None,
+    max_drop: float = 1.0,
+    dynamic_size: bool = False,
     checkpoint_path: Path | None = None,
     opset: int | None = None,
     modality: str | None = None,
@@ -73,41 +94,66 @@ def export(
     """Write a network with its weights, preprocessing and labels as one file for another runtime.
 
     Binary networks are written as their float simulation. The file is compared with the network before it gets its
-    name; one that disagrees is removed.
+    name; one that disagrees is removed. Narrower numbers cannot agree to rounding: there the accuracy on a set decides.
 
     Args:
         name: Checkpoint.
-        out: File to write, `.onnx` or `.pt2`.
-        format: "onnx" or "torch-export".
+        out: File to write, `.onnx`, `.pt2`, or `.xml` with its weights beside it in `.bin`.
+        format: "onnx", "torch-export" or "openvino".
+        task: "classify", or "embed" for the features before the head; by default what the card says.
+        dtype: "float32"; "int8" in ONNX; "bfloat16" in torch-export.
+        data: Set with the parts train and test, for a reduced file: calibration, and accuracy.
+        data_root: Folder that holds it.
+        max_drop: Points of top-1 that a reduced file may lose.
+        dynamic_size: Leave height and width open.
         checkpoint_path: Weights in place of the card's.
         opset: Version of ONNX's operators, 18 to 25; torch's own choice by default.
         modality: Of a network for several, "visible" or "infrared": each has a file of its own.
 
     Raises:
         UnknownName: No such model.
-        UsageError: No such format, a name that does not fit it, a package that is not installed, or a modality that the
-            network does not have or wants to be told.
-        InputError: The file cannot be written.
+        UsageError: No such format or type, a name that does not fit it, a network that fixes its size, a package that
+            is not installed, or a modality that the network does not have or wants to be told.
+        InputError: The file cannot be written, or the set cannot be read.
         WeightsUnavailable: There are no weights.
         IntegrityError: The weights are not what they should be, or the file does not compute what the network does.
     """
     card = resolve(name)
+    what = task or card.task
     _refuse(out, format, opset)
+    _refuse_reduced(card, what, format, dtype, data)
     model = create_model(card.name, pretrained=True, checkpoint_path=checkpoint_path).eval().requires_grad_(False)
     size = _input_size(model, card)
-    model = _of_modality(model, card, modality)
-    program, dynamic = trace(model, size)
-    facts = facts_of(card, model, dynamic, checkpoint_path)
-    data = to_onnx(program, facts, opset) if format == "onnx" else to_torch_export(program, facts)
+    facts = facts_of(card, model, checkpoint_path) | {"task": what}
+    model = PARTS[what](_of_modality(model, card, modality))
+    program, dynamic = trace(Bfloat16(copy.deepcopy(model)) if dtype == "bfloat16" else model, size, dynamic_size)
+    facts |= {"batch": "dynamic" if dynamic else 1, "size": "dynamic" if dynamic_size else "fixed", "dtype": dtype}
     batch_sizes = BATCH_SIZES if dynamic else (1,)
     part = out.with_name(f".{out.stem}.{os.getpid()}.part{out.suffix}")  # runtimes go by the suffix
     try:
-        write_whole(part, data)
-        difference = check(part, model, size, batch_sizes=batch_sizes)
-        part.replace(out)
+        if dtype == "int8":
+            write_whole(
+                part, to_int8(to_onnx(program, facts, opset), card, pictures_of(card, str(data), "train", data_root))
+            )
+        elif format == "openvino":
+            to_openvino(to_onnx(program, facts, opset), facts, part)
+        else:
+            write_whole(part, to_onnx(program, facts, opset) if format == "onnx" else to_torch_export(program, facts))
+        accuracy, difference = None, 0.0
+        if dtype == "float32":
+            difference = check(part, model, size, batch_sizes=batch_sizes)
+            for side in (16, 40) if dynamic_size else ():
+                larger = (size[0], size[1] + side, size[2] + 2 * side)
+                difference = max(difference, check(part, model, larger, batch_sizes=batch_sizes[:2]))
+        else:
+            test = pictures_of(card, str(data), "test", data_root)
+            run = open_exported(part)
+            accuracy = compare_accuracy(run, model, card, str(data), test, max_drop=max_drop)
+        length = _put(part, out)
     finally:
-        part.unlink(missing_ok=True)
-    return Exported(out, format, len(data), difference, batch_sizes)
+        for left in (part, part.with_suffix(".bin")):
+            left.unlink(missing_ok=True)
+    return Exported(out, format, length, difference, batch_sizes, accuracy)
 
 
 def _of_modality(model: nn.Module, card: Card, modality: str | None) -> nn.Module:
@@ -123,7 +169,9 @@ def _of_modality(model: nn.Module, card: Card, modality: str | None) -> nn.Modul
         raise UsageError(f"{card.name}: {error}", hint="each has a file of its own: --modality visible") from None
 
 
-def trace(model: nn.Module, size: tuple[int, ...]) -> tuple[torch.export.ExportedProgram, bool]:
+def trace(
+    model: nn.Module, size: tuple[int, ...], dynamic_size: bool = False
+) -> tuple[torch.export.ExportedProgram, bool]:
     """The graph of an evaluating network, and whether it takes batches of any size; one that does not takes one input.
 
     Signs of binary weights are taken before: their latent values would double the work and are of no use elsewhere.
@@ -131,18 +179,86 @@ def trace(model: nn.Module, size: tuple[int, ...]) -> tuple[torch.export.Exporte
     Args:
         model: The network.
         size: (C, H, W) of its input.
+        dynamic_size: Leave height and width open as well.
+
+    Raises:
+        UsageError: They were to be open, and the network fixes them.
     """
     frozen = freeze(model)
+    if dynamic_size:
+        return _trace_open(frozen, size), True
     # two pictures: torch takes a side of 1 for a constant. AUTO lets a network fix its batch in place of an error.
     dynamic_shapes = ({0: torch.export.Dim.AUTO},)
     program = torch.export.export(frozen, (torch.zeros(2, *size),), dynamic_shapes=dynamic_shapes)
     dynamic = bool(program.range_constraints)  # of the batch, the one side that may vary
     if not dynamic:
         program = torch.export.export(frozen, (torch.zeros(1, *size),))
+    return _stripped(program), dynamic
+
+
+def _trace_open(frozen: nn.Module, size: tuple[int, ...]) -> torch.export.ExportedProgram:
+    """The graph with batch, height and width open."""
+    sides = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    example = torch.zeros(2, size[0], size[1] + 32, size[2] + 64)  # sides that are alike would be taken for one
+    try:
+        with torch.inference_mode():
+            frozen(torch.zeros(1, *size)), frozen(example)  # torch may trace what runs at one size alone
+        program = torch.export.export(frozen, (example,), dynamic_shapes=(sides,))
+    except Exception as error:  # torch's own, of many kinds
+        raise UsageError(f"its size cannot be left open: {_one_line(error)}", hint="export it with one size") from error
+    if len(program.range_constraints) < len(sides):
+        raise UsageError("the network fixes the size of its pictures", hint="export it with one size")
+    return _stripped(program)
+
+
+def _stripped(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     program.example_inputs = None  # as large as the pictures they are
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names folders of this machine
-    return program, dynamic
+    return program
+
+
+def to_openvino(onnx: bytes, facts: Mapping[str, Any], path: Path) -> None:
+    """OpenVINO's two files, `.xml` and beside it `.bin`, with the facts under `rt_info/zoo`.
+
+    Args:
+        onnx: The network as ONNX.
+        facts: See `facts_of`.
+        path: The first of them.
+    """
+    import openvino
+
+    model = openvino.convert_model(io.BytesIO(onnx))
+    for key, value in facts.items():
+        model.set_rt_info(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), ["zoo", key])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _put(part: Path, out: Path) -> int:
+    """Give what was written its name; returns its bytes."""
+    weights = part.with_suffix(".bin")
+    length = part.stat().st_size
+    if weights.exists():
+        length += weights.stat().st_size
+        weights.replace(out.with_suffix(".bin"))
+    part.replace(out)
+    return length
+
+
+def _refuse_reduced(card: Card, task: str, format: str, dtype: str, data: str | None) -> None:
+    """What can be told to be wrong about task and type.
+
+    Raises:
+        UsageError: See `export`.
+    """
+    if task not in PARTS or task not in (card.task, "embed") or card.weights.status == "none":
+        raise UsageError(f"{card.name} cannot be exported to {task}", hint=" or ".join(PARTS))
+    if dtype not in DTYPES[format]:
+        raise UsageError(f"no {dtype} in {format} files", hint=", ".join(DTYPES[format]))
+    if dtype != "float32" and (data is None or task != "classify"):
+        raise UsageError(
+            f"{dtype} loses accuracy; a set has to say how much", hint="a classifier, and --data-set cifar10 --data DIR"
+        )
 
 
 def to_onnx(program: torch.export.ExportedProgram, facts: Mapping[str, Any], opset: int | None = None) -> bytes:
@@ -175,9 +291,9 @@ def to_onnx(program: torch.export.ExportedProgram, facts: Mapping[str, Any], ops
     del proto.graph.value_info[:]  # shapes that every runtime infers
     _scale_behind_relu(proto.graph)
     for value in (*proto.graph.input, *proto.graph.output):
-        side = value.type.tensor_type.shape.dim[0]
-        if side.dim_param:
-            side.dim_param = "batch"
+        for side, name in zip(value.type.tensor_type.shape.dim, ("batch", "", "height", "width"), strict=False):
+            if side.dim_param:
+                side.dim_param = name
     for key, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         proto.metadata_props.add(key=key, value=text)
@@ -214,13 +330,12 @@ def to_torch_export(program: torch.export.ExportedProgram, facts: Mapping[str, A
     return data.getvalue()
 
 
-def facts_of(card: Card, model: nn.Module, dynamic: bool, checkpoint_path: Path | None = None) -> dict[str, Any]:
+def facts_of(card: Card, model: nn.Module, checkpoint_path: Path | None = None) -> dict[str, Any]:
     """What whoever runs the file has to know: preprocessing, labels, name, licence, arithmetic.
 
     Args:
         card: The checkpoint's card.
         model: The network.
-        dynamic: Whether it takes batches of any size.
         checkpoint_path: Where its weights came from, if not from the card.
     """
     facts: dict[str, Any] = {
@@ -234,7 +349,6 @@ def facts_of(card: Card, model: nn.Module, dynamic: bool, checkpoint_path: Path 
         "std": card.input.std,
         "interpolation": card.input.interpolation,
         "crop_pct": card.input.crop_pct,
-        "batch": "dynamic" if dynamic else 1,
         "made_by": f"zoo {zoo.__version__}, torch {torch.__version__}",
     }
     labels = label_names(card.labels) if card.labels else ()
@@ -267,9 +381,10 @@ def _refuse(out: Path, format: str, opset: int | None) -> None:
     if opset is not None and (format != "onnx" or opset not in OPSETS):
         known = f"{OPSETS[0]} to {OPSETS[-1]}"
         raise UsageError(f"opset {opset} for {format}: only ONNX has opsets, {known} here", hint="leave it out")
-    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
-    if format == "onnx" and missing:
-        raise UsageError(f"ONNX export needs {', '.join(missing)}", hint="pip install 'zoo[export]'")
+    missing = [package for package in PACKAGES[format] if importlib.util.find_spec(package) is None]
+    if missing:
+        extra = "openvino" if missing == ["openvino"] else "export"
+        raise UsageError(f"{format} export needs {', '.join(missing)}", hint=f"pip install 'zoo[{extra}]'")
     if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         fault = "is a folder" if out.is_dir() else f"cannot be written: {out.parent} is no folder that takes files"
         raise InputError(f"{out} {fault}", hint="choose another place")
@@ -288,6 +403,10 @@ def _input_size(model: nn.Module, card: Card) -> tuple[int, ...]:
             hint="write a card for it",
         )
     return card.input.size
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _sha256(path: Path) -> str:

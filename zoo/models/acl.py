@@ -8,7 +8,7 @@ Letters: B batch, T tasks, K_t classes of task t, C channels, D features. Classe
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -382,28 +382,45 @@ def heads_loss(logits: Tensor, labels: Tensor, task_sizes: Sequence[int]) -> Ten
     return total
 
 
-def _torchvision(name: str, channels: Sequence[int], num_features: int, args: dict[str, Any]) -> ACL:
+def _torchvision(
+    name: str,
+    channels: Sequence[int],
+    num_features: int,
+    pretrained: bool,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+    task_sizes: Sequence[int] = (10,) * 10,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+) -> ACL:
+    """ACL on a network of torchvision, from our converted file where it is pretrained.
+
+    Raises:
+        ValueError: Other channels than three; pictures are RGB.
+    """
     import torchvision
 
-    task_sizes, known = args.pop("task_sizes", (10,) * 10), ("num_classes", "in_chans", "pretrained_cfg")
-    strange = [key for key in args if key not in known]
-    if strange:
-        raise TypeError(f"no argument {strange[0]}; task_sizes is one")
+    if in_chans not in (None, 3):
+        raise ValueError(f"in_chans is {in_chans}; torchvision's extractors take 3")
     backbone = getattr(torchvision.models, name)(weights=None)
     setattr(backbone, "fc" if hasattr(backbone, "fc") else "classifier", nn.Identity())
-    return ACL(backbone, STAGES[name], channels, num_features, task_sizes)
+    model = ACL(backbone, STAGES[name], channels, num_features, task_sizes)
+    if pretrained and pretrained_cfg:
+        from safetensors.torch import load_file
+
+        model.load_state_dict(load_file(pretrained_cfg["file"]))
+    return model
 
 
 def acl_resnet18(pretrained: bool = False, **kwargs: Any) -> ACL:
     """ResNet-18 with adapters before its four stages: 1,625,092 parameters a task."""
-    return _torchvision("resnet18", (64, 64, 128, 256), 512, kwargs)
+    return _torchvision("resnet18", (64, 64, 128, 256), 512, pretrained, **kwargs)
 
 
 def acl_mobilenet_v2(pretrained: bool = False, **kwargs: Any) -> ACL:
     """MobileNetV2 with four adapters: 657,364 parameters a task."""
-    return _torchvision("mobilenet_v2", (24, 32, 96, 160), 1280, kwargs)
+    return _torchvision("mobilenet_v2", (24, 32, 96, 160), 1280, pretrained, **kwargs)
 
 
 def acl_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> ACL:
     """EfficientNet-B0 with four adapters: 2,216,308 parameters a task."""
-    return _torchvision("efficientnet_b0", (40, 80, 112, 320), 1280, kwargs)
+    return _torchvision("efficientnet_b0", (40, 80, 112, 320), 1280, pretrained, **kwargs)

@@ -56,7 +56,7 @@ def index_videos(
     *,
     window: float = 10.0,
     stride: float = 5.0,
-    batch: int = 16,
+    batch: int | None = None,
     workers: int = 1,
     update: bool = False,
     address: str | None = None,
@@ -70,7 +70,8 @@ def index_videos(
         retriever: What encodes windows.
         window: Seconds of a window; infinity for whole videos.
         stride: Seconds from a window's start to the next one's.
-        batch: Windows that are encoded together.
+        batch: Windows that are encoded together; by default 16 on a GPU, and 4 elsewhere, where more gain nothing and
+            the network would wait for them.
         workers: Threads that decode while the network computes.
         update: Whether videos of the index that are no longer there leave it.
         address: A database in place of the folder, see `zoo.index.store`.
@@ -115,7 +116,9 @@ def index_videos(
             new.append((path, {"path": name, **told}))
     writer = _Writer(store, {name: [row for row, _ in rows] for name, rows in known.items()})
     clips = clips_of_all([path for path, _ in new], retriever.input, retriever.frames, window, stride, workers)
-    for number, clip, vectors, times in _encoded(clips, retriever, batch):
+    for number, clip, vectors, times in _encoded(
+        clips, retriever, batch or (16 if retriever.device.type == "cuda" else 4)
+    ):
         if clip is None:
             done.added += writer.finish(new[number][1]["path"])
             report()

@@ -144,14 +144,15 @@ def stepped(rate: float, drops: tuple[float, ...], epoch: int, epochs: int) -> f
 
 def _balanced(acl: ACL, task: NewTask) -> tuple[Tensor, Tensor]:
     """(2, N, T, D) features of the balanced set and of its mirrors, and (N,) classes."""
+    fast = acl.optimized(task.prepared(task.images[:1])) if task.device.type == "cpu" else acl
     chosen = []
     for label in range(task.first, task.first + task.classes):
         own = (task.labels == label).nonzero().flatten()
-        picked = herding(_computed(acl.describe, task.images[own], task), task.quota)
+        picked = herding(_computed(fast.describe, task.images[own], task), task.quota)
         chosen.append(own[picked.cpu()])
     rows = torch.cat(chosen)
     images = torch.cat([task.kept_images, task.images[rows]])
-    both = [_computed(acl.features, images, task, is_mirrored=side) for side in (False, True)]
+    both = [_computed(fast.features, images, task, is_mirrored=side) for side in (False, True)]
     return torch.stack(both), torch.cat([task.kept_labels, task.labels[rows]])
 
 

@@ -1,0 +1,1 @@
+"""What the site is made from: cards, docstrings, the command line's help and the layer contract."""
