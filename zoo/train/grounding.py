@@ -15,7 +15,7 @@ from zoo.tasks.ground_score import by_kind, score_scenes
 from zoo.train.course import Place
 from zoo.train.recipe import Recipe
 
-__all__ = ["Films", "GroundingMethod", "SceneCourse"]
+__all__ = ["NAME", "Films", "GroundingMethod", "SceneCourse"]
 
 NAME = "zooclips_ground"
 ORDER, STILLS, ABSENT = 20, 21, 22  # streams of chance beside the seed's own
