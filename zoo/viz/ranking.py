@@ -153,23 +153,28 @@ PAGE = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-  body { margin: 0 auto; max-width: 1500px; padding: 1em 1.2em; background: #fff; color: #1c1e24;
+  :root { color-scheme: light dark; --page: #fff; --text: #1c1e24; --soft: #6a7080; --line: #dde0e6; --empty: #eef0f3;
+          --right: #168a42; --wrong: #ce2c31; --unknown: #969ba5; }
+  @media (prefers-color-scheme: dark) {
+    :root { --page: #16181d; --text: #e4e7ec; --soft: #9aa1b0; --line: #343943; --empty: #23262d; }
+  }
+  body { margin: 0 auto; max-width: 1500px; padding: 1em 1.2em; background: var(--page); color: var(--text);
          font: 14px/1.4 system-ui, sans-serif; }
   h1 { font-size: 1.25rem; } h2 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere; }
-  section { border-top: 1px solid #dde0e6; padding: 1em 0; }
-  .note { color: #6a7080; margin: .2em 0 .8em; }
+  section { border-top: 1px solid var(--line); padding: 1em 0; }
+  .note { color: var(--soft); margin: .2em 0 .8em; }
   .row { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; }
   figure { margin: 0; position: relative; width: ${width}px; }
   figure img, figure video, .none { display: block; width: 100%; height: ${height}px; object-fit: contain;
-         background: #eef0f3; box-sizing: border-box; border: 5px solid #969ba5; }
-  .none { display: grid; place-items: center; color: #6a7080; }
-  .query img { border-color: #141418; } .right img, .right video { border-color: #168a42; }
-  .wrong img, .wrong video { border-color: #ce2c31; }
+         background: var(--empty); box-sizing: border-box; border: 5px solid var(--unknown); }
+  .none { display: grid; place-items: center; color: var(--soft); }
+  .query img { border-color: var(--text); } .right img, .right video { border-color: var(--right); }
+  .wrong img, .wrong video { border-color: var(--wrong); }
   .sign { position: absolute; right: 0; top: 0; width: 26px; height: 26px; color: #fff; font: bold 18px/26px sans-serif;
           text-align: center; z-index: 1; }
-  .right .sign { background: #168a42; } .wrong .sign { background: #ce2c31; }
-  figcaption { color: #6a7080; font-size: 13px; overflow-wrap: anywhere; }
-  figcaption b { color: #1c1e24; font-weight: 600; display: block; }
+  .right .sign { background: var(--right); } .wrong .sign { background: var(--wrong); }
+  figcaption { color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
+  figcaption b { color: var(--text); font-weight: 600; display: block; }
   a { color: inherit; }
 </style>
 <h1>$title</h1>
@@ -178,7 +183,7 @@ $sections
 </html>
 """)
 LEGEND = (
-    "\u2713 green frame: right. \u2717 red frame: wrong. Grey frame: not known. Black frame: the query. "
+    "\u2713 green frame: right. \u2717 red frame: wrong. Grey frame: not known. Frame of the text's colour: the query. "
     "A score is a similarity, no probability."
 )
 
