@@ -98,11 +98,11 @@ def clip_bpe(path: Path, limit: int) -> Tokenizer:
     tokenizers = _library()
     lines = _read(path).splitlines()[1 : CLIP_MERGES + 1]
     merges = [tuple(line.split()) for line in lines if line.strip()]
-    if any(len(pair) != 2 for pair in merges):
-        raise InputError(f"{path} is no list of merges", hint="two symbols a line, below a heading")
-    letters = list(_byte_letters())
+    letters = _byte_letters()
     entries = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), *MARKERS]
     vocabulary = {entry: number for number, entry in enumerate(entries)}
+    if any(len(pair) != 2 or not vocabulary.keys() >= set(pair) for pair in merges):
+        raise InputError(f"{path} is no list of merges", hint="two known symbols a line, below a heading")
     encoder = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocabulary, merges, end_of_word_suffix="</w>", continuing_subword_prefix="")
     )
