@@ -256,7 +256,9 @@ def _task_of(card: Card, task: str | None) -> str:
             hint=f"--task {' or '.join(known)}" if known else f"a network of another task than {card.task}",
         )
     if task is None and card.task not in known:  # neither is the whole
-        raise UsageError(f"{card.name} has two encoders, each with a file of its own", hint=f"--task {' or '.join(known)}")
+        raise UsageError(
+            f"{card.name} has two encoders, each with a file of its own", hint=f"--task {' or '.join(known)}"
+        )
     return task or known[0]
 
 

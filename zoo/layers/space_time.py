@@ -140,7 +140,9 @@ class SpaceTimeTransformer(nn.Module):
             raise ValueError(f"up to {self.num_frames} frames of {patches} patches; these are {tuple(video.shape)}")
         place = self.pos_embed[:, None, 1:] + self.temporal_embed[:, :frames, None]  # (1, F, n, D)
         x = (x.unflatten(0, (-1, frames)) + place).flatten(1, 2)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)  # len() would fix the batch of an exported graph
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(
+            x.shape[0], -1, -1
+        )  # len() would fix the batch of an exported graph
         x = torch.cat((first, x), 1)
         for block in self.blocks:
             if self.checkpointing and self.training:
