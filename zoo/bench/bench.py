@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from zoo.build import create_model
-from zoo.errors import UnknownName, UsageError
+from zoo.errors import UnknownName, UsageError, one_line
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.engine import prepare
 from zoo.layers.inference import optimize
@@ -259,9 +259,8 @@ def _try(one: Contender) -> None:
         one.model(_pictures(one, 1))
     except (RuntimeError, ValueError, AssertionError) as error:
         size = "x".join(map(str, one.size[1:]))
-        reason = " ".join(str(error).split())[:160]
         raise UsageError(
-            f"{one.name} does not run on {size} pixels in {one.dtype}: {reason}", hint="--size, --dtype"
+            f"{one.name} does not run on {size} pixels in {one.dtype}: {one_line(error)}", hint="--size, --dtype"
         ) from error
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from zoo import settings
 from zoo.data.stores import is_store, list_files, read_bytes
 from zoo.data.urls import fetch, is_url
-from zoo.errors import InputError
+from zoo.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -286,7 +286,7 @@ def open_image(file: Any, name: str, decode: Callable[["Image"], T]) -> T:
     except MemoryError:
         raise InputError(f"{name} does not fit into memory", hint="shrink it first") from None
     except Exception as error:  # Pillow's readers raise whatever the bytes make of them
-        raise InputError(f"{name} is damaged: {_one_line(error)}", hint="fetch or save it again") from error
+        raise InputError(f"{name} is damaged: {one_line(error)}", hint="fetch or save it again") from error
 
 
 def _bomb(name: str, pixels: str, limit: int) -> InputError:
@@ -397,7 +397,3 @@ def _nearest(path: str) -> str:
         return f"there is no folder {folder} either"
     near = difflib.get_close_matches(Path(path).name, [entry.name for entry in folder.iterdir()], 1)
     return f"did you mean {folder / near[0]}?" if near else "check the path"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from zoo.data.images import SUFFIXES, Source, check_size, open_image, open_source, orientation
 from zoo.data.radiance import read_radiance, write_radiance
-from zoo.errors import InputError
+from zoo.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -202,7 +202,7 @@ def _read_exr(data: bytes, name: str) -> Raster:
         with OpenEXR.File(path, separate_channels=True) as opened:
             channels = {key: np.asarray(channel.pixels) for key, channel in opened.channels().items()}
     except Exception as error:  # the library raises RuntimeError, ValueError, OSError as it comes
-        raise InputError(f"{name} is damaged: {' '.join(str(error).split())}", hint="save it again") from error
+        raise InputError(f"{name} is damaged: {one_line(error)}", hint="save it again") from error
     finally:
         if path:
             os.unlink(path)  # noqa: PTH108 - a name, not a Path

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo import settings
-from zoo.errors import InputError
+from zoo.errors import InputError, one_line
 
 __all__ = [
     "SLACK",
@@ -294,7 +294,7 @@ class VideoWriter:
 
 def damaged(path: str, error: Exception) -> InputError:
     """What FFmpeg said of a file, in one line."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    reason = getattr(error, "strerror", None) or one_line(error)
     return InputError(f"{path} is no video, or damaged: {reason}", hint="fetch or save it again")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.build import create_model
-from zoo.errors import IntegrityError, UnknownName, UsageError, WeightsUnavailable
+from zoo.errors import IntegrityError, UnknownName, UsageError, WeightsUnavailable, one_line
 from zoo.hub.fetch import weights_path
 from zoo.registry.card import Card, Input
 from zoo.registry.names import resolve
@@ -160,7 +160,7 @@ def _timm(name: str, checkpoint: Path | None) -> nn.Module:
         )
     except Exception as error:  # the network, the Hub and timm's loader raise what they like
         raise WeightsUnavailable(
-            f"the weights of {name} cannot be had: {' '.join(str(error).split())[:160]}",
+            f"the weights of {name} cannot be had: {one_line(error)}",
             hint="--checkpoint FILE.safetensors, or --extractor lite0_extractor, which comes with zoo",
         ) from None
 

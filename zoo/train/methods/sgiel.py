@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zoo.data.crops import Crops, open_crops
 from zoo.data.images import read_picture
 from zoo.data.transforms import Preprocess
-from zoo.errors import UsageError, WeightsUnavailable, ZooError
+from zoo.errors import UsageError, WeightsUnavailable, ZooError, one_line
 from zoo.losses.sgiel import (
     complementary,
     consistency,
@@ -404,7 +404,7 @@ def _plain_resnet(name: str) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the Hub's client has many
         raise WeightsUnavailable(
-            f"weights of timm's {name} cannot be had: {' '.join(str(error).split())[:120]}",
+            f"weights of timm's {name} cannot be had: {one_line(error)}",
             hint="fetch them where there is a network (HF_HOME is where they lie), or start from random: "
             'method_args.backbone=""',
         ) from None
