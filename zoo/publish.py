@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import settings
 from zoo.build import create_model
 from zoo.errors import CardError, IntegrityError, UsageError, one_line
+from zoo.extras import need
 from zoo.hub.checkpoint import read_contents
 from zoo.hub.fetch import FILE, mismatch, sha256_of, weights_path
 from zoo.hub.push import SIGNATURE, Pushed, push
@@ -184,10 +185,9 @@ def _check_in_timm(card: Card, model: "nn.Module", folder: Path) -> None:
 
 def _sign(folder: Path, key: Path) -> None:
     """Write the signature of the folder's other files, as sigstore's model-signing does."""
-    try:
-        from model_signing import signing
-    except ImportError:
-        raise UsageError("signing needs model-signing", hint="pip install 'zoo[sign]'") from None
+    need("sign", "signing")
+    from model_signing import signing
+
     try:
         config = signing.Config()  # type: ignore[no-untyped-call]
         config.use_elliptic_key_signer(private_key=key).sign(folder, folder / SIGNATURE)

@@ -11,7 +11,8 @@ from typing import TextIO
 from zoo.data.images import SUFFIXES, Encoded, Item, Source, expand
 from zoo.data.stores import is_store, join, open_file, read_bytes
 from zoo.data.urls import MAX_BYTES, fetch, is_url
-from zoo.errors import InputError, UsageError, one_line
+from zoo.errors import InputError, one_line
+from zoo.extras import need
 
 __all__ = ["addresses", "is_shard", "opened"]
 
@@ -66,11 +67,10 @@ def opened(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _listed(address: str) -> Iterator[str | InputError]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UsageError(f"{address} needs pyarrow", hint="pip install 'zoo[index]'") from None
+    need("index", address)
+    import pyarrow
+    import pyarrow.parquet
+
     folder = address.rpartition("/")[0]
     try:
         with open_file(address) as file:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from zoo.data.images import SUFFIXES, Source, check_size, open_image, open_source, orientation
 from zoo.data.radiance import read_radiance, write_radiance
 from zoo.errors import InputError, one_line
+from zoo.extras import need
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -216,10 +217,9 @@ def _read_exr(data: bytes, name: str) -> Raster:
 
 
 def _openexr() -> Any:
-    try:
-        import OpenEXR
-    except ImportError:
-        raise InputError("reading and writing .exr needs OpenEXR", hint="pip install 'zoo[hdr]'") from None
+    need("hdr", "reading and writing .exr", InputError)
+    import OpenEXR
+
     return OpenEXR
 
 

@@ -16,6 +16,7 @@ from zoo import settings
 from zoo.data.datasets import Pictures, dataset_names, load_pictures
 from zoo.data.images import SUFFIXES, Item, expand, from_array, from_image, read_picture
 from zoo.errors import InputError, UsageError, one_line
+from zoo.extras import need
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -231,12 +232,11 @@ def _list(path: Path) -> Samples:
             with path.open(newline="", encoding="utf-8") as file:
                 rows = [(row["path"], row["label"]) for row in csv.DictReader(file)]
         else:
+            need("index", str(path))
             import pyarrow.parquet
 
             table = pyarrow.parquet.read_table(path, columns=["path", "label"])
             rows = list(zip(*(table[name].to_pylist() for name in ("path", "label")), strict=True))
-    except ImportError:
-        raise UsageError(f"{path} needs pyarrow", hint="pip install 'zoo[index]'") from None
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise InputError(
             f"{path} cannot be read: {one_line(error)}", hint="it has the columns path and label"
@@ -284,10 +284,9 @@ def _shards(paths: Sequence[Path]) -> Samples:
 
 
 def _hugging_face(name: str, split: str) -> Samples:
-    try:
-        import datasets
-    except ImportError:
-        raise UsageError("hf: sets need the library datasets", hint="pip install 'zoo[hf]'") from None
+    need("hf", f"hf:{name}")
+    import datasets
+
     try:
         if (Path(name) / "dataset_dict.json").exists() or (Path(name) / "state.json").exists():
             found = datasets.load_from_disk(name)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from zoo import settings
 from zoo.errors import InputError, one_line
+from zoo.extras import need
 
 __all__ = [
     "SLACK",
@@ -304,8 +305,7 @@ def av_library() -> Any:
     Raises:
         InputError: It is not installed.
     """
-    try:
-        import av
-    except ImportError:
-        raise InputError("videos need PyAV", hint="pip install 'zoo[video]'") from None
+    need("video", "a video", InputError)
+    import av
+
     return av

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.errors import IntegrityError, UsageError
+from zoo.extras import need
 from zoo.hub.checkpoint import write_whole
 from zoo.index.exact import NOTHING, Block, Hits, rescored, search_blocks
 from zoo.index.gallery import Gallery
@@ -152,12 +153,10 @@ def open_approximate(gallery: Gallery) -> Approximate:
 
 
 def _empty(gallery: Gallery) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the package's own imports
-            from usearch.index import Index
-    except ImportError as error:
-        raise UsageError(f"an approximate index needs usearch: {error}", hint="pip install 'zoo[ann]'") from None
+    need("ann", "an approximate index")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package's own imports
+        from usearch.index import Index
     return Index(
         ndim=gallery.facts.dim,
         metric="hamming",

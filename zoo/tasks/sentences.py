@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from zoo.data.tokens import tokenizer
-from zoo.errors import InputError, UsageError, WeightsUnavailable, one_line
+from zoo.errors import InputError, WeightsUnavailable, one_line
+from zoo.extras import need
 from zoo.hub.remote import fetch_file
 from zoo.models.stvgformer import STVGFormer
 from zoo.models.stvgformer_encoders import Words, read_words
@@ -46,10 +47,9 @@ def sentence_reader(model: STVGFormer, file: Path | None = None) -> Reader:
 
 
 def _roberta(path: Path) -> Reader:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise UsageError("this text encoder needs tokenizers", hint="pip install 'zoo[text]'") from None
+    need("text", "this text encoder")
+    from tokenizers import Tokenizer
+
     try:
         encoder = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -18,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from zoo.errors import UsageError, ZooError
+from zoo.extras import need
 from zoo.hub.checkpoint import facts_for, write_whole
 from zoo.registry.names import resolve
 from zoo.train import folder
@@ -235,8 +235,7 @@ def train(
 def _accelerator(recipe: Recipe, device: str) -> Any:
     if device not in ("auto", "cpu"):
         raise UsageError(f"training takes auto or cpu, not {device}", hint="CUDA_VISIBLE_DEVICES chooses among GPUs")
-    if lacking := [library for library in ("accelerate", "torchmetrics") if not find_spec(library)]:
-        raise UsageError(f"training needs {' and '.join(lacking)}", hint="pip install 'zoo[train]'")
+    need("train", "training")
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -297,10 +296,9 @@ def _write_model(
 
 
 def _events(out: Path, epoch: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UsageError("--tensorboard needs tensorboard", hint="pip install 'zoo[tensorboard]'") from None
+    need("tensorboard", "--tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(out), purge_step=epoch + 1)
 
 
