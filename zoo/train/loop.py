@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from zoo.errors import UsageError, ZooError
 from zoo.extras import need
 from zoo.hub.checkpoint import facts_for, write_whole
-from zoo.registry.names import resolve
+from zoo.interop.timm_names import architecture_of
 from zoo.train import folder
 from zoo.train.average import Average
 from zoo.train.checkpoint import load_run, save_run, whole_state
 from zoo.train.course import Place
 from zoo.train.feed import STEP, seed_everything
 from zoo.train.methods import Method, new_method
-from zoo.train.networks import TIMM, new_network
+from zoo.train.networks import new_network
 from zoo.train.recipe import Optimizer, Recipe
 from zoo.train.schedule import learning_rate
 
@@ -290,9 +290,7 @@ def _write_model(
     tensors, layout = method.export(network)
     if recipe.weights == "float16":  # what is multiplied; a norm's statistics may leave the range of 16 bits
         tensors = {key: x.half() if x.is_floating_point() and x.ndim > 1 else x for key, x in tensors.items()}
-    timms = recipe.model.startswith(TIMM)
-    name = recipe.model.removeprefix(TIMM) if timms else resolve(recipe.model).architecture
-    write_whole(path, save(tensors, facts_for(name, builder_args, layout, **facts)))
+    write_whole(path, save(tensors, facts_for(architecture_of(recipe.model), builder_args, layout, **facts)))
 
 
 def _events(out: Path, epoch: int) -> Any:
