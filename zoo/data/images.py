@@ -31,6 +31,7 @@ __all__ = [
     "Source",
     "check_size",
     "expand",
+    "frames_note",
     "from_array",
     "open_image",
     "open_source",
@@ -255,11 +256,11 @@ def from_image(image: "Image", name: str) -> Picture:
     Raises:
         InputError: It is damaged or exceeds a limit.
     """
-    return Picture(_upright_rgb(image, name), _frames(image))
+    return Picture(_upright_rgb(image, name), frames_note(image))
 
 
 def _decode(file: Any, name: str) -> Picture:
-    return open_image(file, name, lambda image: Picture(_upright_rgb(image, name), _frames(image)))
+    return open_image(file, name, lambda image: Picture(_upright_rgb(image, name), frames_note(image)))
 
 
 def open_image(file: Any, name: str, decode: Callable[["Image"], T]) -> T:
@@ -311,7 +312,8 @@ def _what_else(file: Any) -> str:
     return "is no picture that Pillow can read"
 
 
-def _frames(image: "Image") -> str | None:
+def frames_note(image: "Image") -> str | None:
+    """What is said of a file with several pictures, of which the first one is taken; None of one with one."""
     count = getattr(image, "n_frames", 1)
     return f"first frame of {count}" if count > 1 and image.format != "MPO" else None  # MPO: a photo and its previews
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.images import SUFFIXES, Source, check_size, open_image, open_source, orientation
+from zoo.data.images import SUFFIXES, Source, check_size, frames_note, open_image, open_source, orientation
 from zoo.data.radiance import read_radiance, write_radiance
 from zoo.errors import InputError, one_line
 from zoo.extras import need
@@ -122,8 +122,7 @@ def _low_bytes(image: "Image", name: str) -> NDArray[Any] | None:
 
 def _raster(image: "Image", name: str, low: NDArray[Any] | None) -> Raster:
     check_size(*image.size, name)
-    frames = getattr(image, "n_frames", 1)
-    note = f"first frame of {frames}" if frames > 1 and image.format != "MPO" else None  # MPO: a photo and its previews
+    note = frames_note(image)
     profile = image.info.get("icc_profile")
     is_grey = any(tile.args == "LA;16B" for tile in getattr(image, "tile", []))  # known until the pixels are read
     turn = orientation(image)
@@ -246,7 +245,7 @@ def write_raster(path: Path, raster: Raster) -> None:
     try:
         with part.open("wb") as file:
             _encode(file, raster, path.suffix.lower())
-        os.replace(part, path)  # noqa: PTH105 - named as in the house style
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
