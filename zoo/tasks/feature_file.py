@@ -66,8 +66,8 @@ def feature_file(path: Path) -> Iterator[Write]:
                 writer.close()
         if writer:
             if extra.exists():
-                os.replace(extra, path.with_suffix(".sources.txt"))  # noqa: PTH105
-            os.replace(part, path)  # noqa: PTH105
+                extra.replace(path.with_suffix(".sources.txt"))
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
         extra.unlink(missing_ok=True)
