@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.errors import IntegrityError, UsageError
+from zoo.errors import IntegrityError, UsageError, one_line
 from zoo.extras import need
 from zoo.hub.checkpoint import write_whole
 from zoo.index.exact import NOTHING, Block, Hits, rescored, search_blocks
@@ -148,7 +148,7 @@ def open_approximate(gallery: Gallery) -> Approximate:
     try:
         graph.view(str(gallery.folder / GRAPH))
     except Exception as error:  # usearch raises RuntimeError of many kinds
-        raise IntegrityError(f"{gallery.folder / GRAPH} is damaged: {error}", hint=again) from None
+        raise IntegrityError(f"{gallery.folder / GRAPH} is damaged: {one_line(error)}", hint=again) from None
     return Approximate(gallery, graph, facts)
 
 
