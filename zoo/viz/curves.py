@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from zoo.viz.panels import FAINT, INK, PAPER, RULE
 from zoo.viz.text import ellipsize, font, text_width
 
 if TYPE_CHECKING:
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["curves"]
 
-LINE = (38, 98, 176)
+PAPER, INK, FAINT, RULE, LINE = (255, 255, 255), (28, 30, 36), (112, 118, 130), (232, 234, 239), (38, 98, 176)
 WIDTH, HEIGHT = 460, 240  # of a panel
 LEFT, RIGHT, TOP, BOTTOM = 74, 20, 44, 34
 TITLE, TEXT = 17, 13
