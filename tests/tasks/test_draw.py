@@ -1,3 +1,5 @@
+"""Results as files: whole, named by what they came from, and one line where they cannot be written."""
+
 import pytest
 from PIL import Image
 
@@ -15,8 +17,11 @@ def test_a_picture_is_written_as_its_name_says(tmp_path):
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
-    with pytest.raises(UsageError, match="no kind of picture"):
-        save_picture(lambda: pytest.fail("drawn for nothing"), tmp_path / "a.docx")
+    for name in ("a.docx", "a.psd", "a"):
+        with pytest.raises(UsageError, match="no kind of picture"):
+            save_picture(lambda: pytest.fail("drawn for nothing"), tmp_path / name)
+    with pytest.raises(InputError, match="WEBP|16383|webp"):
+        save_picture(lambda: Image.new("RGB", (17000, 1)), tmp_path / "wide.webp")
     with pytest.raises(InputError, match="cannot be written"):
         save_picture(lambda: PICTURE, tmp_path / "none" / "a.png")
     (tmp_path / "old.png").write_bytes(b"old")

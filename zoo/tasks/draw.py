@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zoo.errors import InputError, UsageError, ZooError
+from zoo.errors import InputError, UsageError, ZooError, one_line
 from zoo.hub.checkpoint import write_whole
 
 if TYPE_CHECKING:
@@ -112,8 +112,11 @@ def save_picture(draw: "Callable[[], Image]", out: Path, **options: Any) -> None
     from PIL import Image
 
     kind = Image.registered_extensions().get(out.suffix.lower())
-    if kind is None:
-        raise UsageError(f"{out}: no kind of picture", hint="call it .png or .jpg")
-    content = io.BytesIO()
-    draw().save(content, kind, **options)
+    if kind not in Image.SAVE:
+        raise UsageError(f"{out}: no kind of picture that can be written", hint="call it .png or .jpg")
+    picture, content = draw(), io.BytesIO()
+    try:
+        picture.save(content, kind, **options)
+    except (OSError, ValueError) as error:  # a side beyond what the format holds
+        raise InputError(f"{out}: {one_line(error)}", hint="call it .png") from None
     write_whole(out, content.getvalue())
