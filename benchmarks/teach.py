@@ -52,9 +52,7 @@ def sizes() -> None:
 
 def answer(tasks: list[int], rounds: int) -> None:
     """Time of an answer against the number of tasks."""
-    print(
-        "| extractor, pixels, batch | tasks | plain features, ms | released arrangement, ms | ours, ms | ours / released |"
-    )
+    print("| extractor, pixels, batch | tasks | plain features, ms | released, ms | ours, ms | ours / released |")
     print("|---|---|---|---|---|---|")
     for name, build, side, batch in (
         ("lite0_extractor", small, 96, 1),

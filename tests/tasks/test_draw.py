@@ -20,7 +20,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     for name in ("a.docx", "a.psd", "a"):
         with pytest.raises(UsageError, match="no kind of picture"):
             save_picture(lambda: pytest.fail("drawn for nothing"), tmp_path / name)
-    with pytest.raises(InputError, match="WEBP|16383|webp"):
+    with pytest.raises(InputError, match="wide"):
         save_picture(lambda: Image.new("RGB", (17000, 1)), tmp_path / "wide.webp")
     with pytest.raises(InputError, match="cannot be written"):
         save_picture(lambda: PICTURE, tmp_path / "none" / "a.png")

@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -153,7 +153,7 @@ def train(
             accelerator.set_trigger()
         return accelerator.check_trigger()  # all leave at the same step, whichever was asked
 
-    with _signals(stopped):
+    with _signals(stopped), closing(events) if events else nullcontext():
         for epoch in range(first_epoch, schedule.epochs):
             started, seen, losses = time.monotonic(), 0, []
             method.start_epoch(bare, epoch, schedule.epochs)
@@ -226,8 +226,6 @@ def train(
                 raise KeyboardInterrupt
 
     finished = publish("model.safetensors", metrics=_last(out / "metrics.jsonl", course.main) if is_main else {})
-    if events:
-        events.close()
     accelerator.wait_for_everyone()
     return finished
 
