@@ -168,12 +168,11 @@ def eval_(
     else:
         out.rich(result)
     if draw:
-        result.draw().save(draw)
+        from zoo.tasks.draw import save_picture
+
+        save_picture(result.draw, draw)
         out.say(f"confusion matrix in {draw}")
-    failures = out.Failures()
-    for fault in result.failed:
-        failures.add(fault)
-    raise typer.Exit(failures.report(len(result) + len(result.failed)))
+    raise typer.Exit(out.Failures(result.failed).report(len(result) + len(result.failed)))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -235,10 +234,7 @@ def _eval_taught(path: Path, dataset: str, data: Path | None, split: str, device
         out.data(result.to_dict())
     else:
         out.rich(result)
-    failures = out.Failures()
-    for fault in result.failed:
-        failures.add(fault)
-    raise typer.Exit(failures.report(int(result.pictures.sum()) + len(result.failed)))
+    raise typer.Exit(out.Failures(result.failed).report(int(result.pictures.sum()) + len(result.failed)))
 
 
 def _list_recipes() -> None:
@@ -259,5 +255,4 @@ def _line(progress: "Progress") -> str:
         f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
         f"loss {progress.loss:.4f}  {progress.rate:,.0f} images/s{figures}"
     )
-    minutes = round(progress.left / 60)
-    return f"{text}  {minutes // 60}:{minutes % 60:02d} left" if progress.left else text
+    return f"{text}  {out.clock(progress.left)} left" if progress.left else text
