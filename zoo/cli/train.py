@@ -20,10 +20,19 @@ DataRoot = Annotated[
 ]
 
 
+def _recipes(incomplete: str) -> list[str]:
+    from zoo.train.recipe import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
 @app.command(rich_help_panel=PANEL)
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a TOML file.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="RECIPE", help="A recipe's name, or a TOML file.", autocompletion=_recipes, show_default=False
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -159,12 +168,11 @@ def eval_(
     else:
         out.rich(result)
     if draw:
-        result.draw().save(draw)
+        from zoo.tasks.draw import save_picture
+
+        save_picture(result.draw, draw)
         out.say(f"confusion matrix in {draw}")
-    failures = out.Failures()
-    for fault in result.failed:
-        failures.add(fault)
-    raise typer.Exit(failures.report(len(result) + len(result.failed)))
+    raise typer.Exit(out.Failures(result.failed).report(len(result) + len(result.failed)))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -226,10 +234,7 @@ def _eval_taught(path: Path, dataset: str, data: Path | None, split: str, device
         out.data(result.to_dict())
     else:
         out.rich(result)
-    failures = out.Failures()
-    for fault in result.failed:
-        failures.add(fault)
-    raise typer.Exit(failures.report(int(result.pictures.sum()) + len(result.failed)))
+    raise typer.Exit(out.Failures(result.failed).report(int(result.pictures.sum()) + len(result.failed)))
 
 
 def _list_recipes() -> None:
@@ -250,5 +255,4 @@ def _line(progress: "Progress") -> str:
         f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
         f"loss {progress.loss:.4f}  {progress.rate:,.0f} images/s{figures}"
     )
-    minutes = round(progress.left / 60)
-    return f"{text}  {minutes // 60}:{minutes % 60:02d} left" if progress.left else text
+    return f"{text}  {out.clock(progress.left)} left" if progress.left else text

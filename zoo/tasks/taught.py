@@ -22,7 +22,7 @@ from zoo.build import compare
 from zoo.data.exemplars import Memory
 from zoo.data.images import read_picture
 from zoo.data.transforms import Preprocess
-from zoo.errors import IntegrityError, UsageError
+from zoo.errors import IntegrityError, UsageError, one_line
 from zoo.hub.checkpoint import Contents, read_contents, write_whole
 from zoo.hub.fetch import sha256_of, weights_path
 from zoo.models.acl import ACL, Choice
@@ -409,8 +409,7 @@ def _network(path: Path, facts: Facts, contents: Contents) -> nn.Module:
     try:
         return new_network(facts, backbone)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise IntegrityError(f"{path} cannot be built: {reason}", hint="get the file again") from None
+        raise IntegrityError(f"{path} cannot be built: {one_line(error)}", hint="get the file again") from None
 
 
 def _pictures(path: Path, facts: Facts, content: Tensor | None, lengths: Tensor | None) -> tuple[bytes, ...]:
