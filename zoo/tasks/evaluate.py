@@ -14,7 +14,7 @@ from zoo.data.datasets import Pictures
 from zoo.data.sources import Samples, aligned, open_data
 from zoo.errors import InputError, UsageError, ZooError
 from zoo.hub.checkpoint import class_names
-from zoo.registry.card import Card, Figure
+from zoo.registry.card import Figure
 from zoo.registry.names import list_names, resolve
 from zoo.results.evaluation import Evaluation
 from zoo.tasks.decode import Decoded
