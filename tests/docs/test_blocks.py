@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "docs" / "guides").glob("*.md"))
-SLOW = ("ground", "scale", "search_videos", "teach")  # more than ten seconds of a core each
+SLOW = ("add_a_family", "filter", "first_minutes", "ground", "publish", "scale", "search_videos", "teach")
 BLOCK = re.compile(r"(?:<!-- (skip|slow|file): (.+?) -->\n)?```(\S*)\n(.*?)```", re.DOTALL)
 
 
