@@ -6,7 +6,6 @@ from zoo.cli import out
 from zoo.cli.app import app
 from zoo.cli.options import Debug, Json
 
-HIDDEN = ("dev", "docs", "test")  # extras for those who work on zoo itself
 PACKAGES = ("torch", "timm", "huggingface-hub", "safetensors", "pillow", "numpy", "typer")
 
 
@@ -55,18 +54,16 @@ def _versions() -> dict[str, Any]:
 
 
 def _compute() -> dict[str, Any]:
-    import os
-
     import torch
 
+    from zoo.tasks.decode import cores
     from zoo.tasks.device import pick_device
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "device": str(pick_device("auto")),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "mps": torch.backends.mps.is_available(),
-        "cores": cores,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "cpu features": torch.backends.cpu.get_cpu_capability(),
         "1-bit engine": _engine(),
@@ -108,29 +105,12 @@ def _network() -> dict[str, Any]:
 
 
 def _extras() -> dict[str, Any]:
-    """What of each extra is not installed, by the requirements that this installation came with."""
-    import re
-    from importlib.metadata import PackageNotFoundError, distribution, requires
+    from zoo.extras import EXTRAS, missing
 
-    def is_missing(package: str) -> bool:
-        try:
-            return not distribution(package)
-        except PackageNotFoundError:
-            return True
-
-    try:
-        lines = requires("zoo") or []
-    except PackageNotFoundError:
-        return {"unknown": "zoo runs from a checkout; pip install -e . makes extras known"}
-    packages: dict[str, list[str]] = {}
-    for line in lines:
-        extra = re.search(r"extra == ['\"]([\w-]+)", line)
-        if extra and extra[1] not in HIDDEN:
-            packages.setdefault(extra[1], []).append(re.split(r"[^\w.-]", line)[0])
     found = {}
-    for extra, names in packages.items():
-        missing = [name for name in names if is_missing(name)]
-        found[extra] = f"no {', '.join(missing)}: pip install 'zoo[{extra}]'" if missing else "installed"
+    for extra in EXTRAS:
+        lacking = missing(extra)
+        found[extra] = f"no {', '.join(lacking)}: pip install 'zoo[{extra}]'" if lacking else "installed"
     return found
 
 

@@ -71,9 +71,8 @@ def info(name: Name, json: Json = False, debug: Debug = False) -> None:
     """
     if name.endswith(".zoo"):
         from zoo.cli.teach import show_taught
-        from zoo.tasks.taught import read_taught
 
-        show_taught(Path(name), read_taught(Path(name)), json=json)
+        show_taught(Path(name), json=json)
         return
     from zoo.registry.names import resolve
 

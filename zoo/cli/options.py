@@ -24,6 +24,7 @@ __all__ = [
     "Quiet",
     "Workers",
     "model_names",
+    "sentences_in",
 ]
 
 OUTPUT, SPEED = "Output", "Speed"
@@ -116,3 +117,15 @@ Debug = Annotated[
         "--debug", callback=_debug, is_eager=True, help="Show where an error comes from.", rich_help_panel=OUTPUT
     ),
 ]
+
+
+def sentences_in(file: Path) -> list[str]:
+    """The sentences that an option's file holds, one a line.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    from zoo.data.texts import read_lines
+    from zoo.errors import UsageError
+
+    return read_lines(file, "a text file, a sentence a line", UsageError)

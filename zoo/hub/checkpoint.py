@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import InputError, IntegrityError, WeightsUnavailable
+from zoo.errors import InputError, IntegrityError, WeightsUnavailable, one_line
 from zoo.registry.card import Card
 from zoo.registry.labels import label_names
 
@@ -80,7 +80,7 @@ def read_contents(path: Path) -> Contents:
         end = _check_tensors(table)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IntegrityError(
-            f"{path} has a broken header: {_one_line(error)}", hint="fetch or convert the file again"
+            f"{path} has a broken header: {one_line(error)}", hint="fetch or convert the file again"
         ) from None
     if length != 8 + size + end:
         raise IntegrityError(
@@ -176,7 +176,3 @@ def _check_tensors(table: dict[str, Any]) -> int:
             raise ValueError(f"{name} {dtype} {shape} lies at {begin} to {stop}, behind {end}")
         end = stop
     return end
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -155,7 +155,10 @@ def verify(name: str, *, root: Path | None = None, **options: Any) -> list[Check
         raise UsageError(f"{card.name} has no figures of ours to measure again", hint=f"zoo info {card.name}")
     unknown = [figure.metric for figure in figures if figure.metric not in TOLERANCE]
     if unknown:
-        raise UsageError(f"{card.name} has figures that cannot be measured: {', '.join(unknown)}", hint="mend the card")
+        raise UsageError(
+            f"{card.name} has figures that are not a classifier's: {', '.join(unknown)}",
+            hint=f"what measures them: {figures[0].command}",
+        )
     sets = {(figure.dataset, figure.split) for figure in figures}
     results = {
         (name, split): evaluate(card.name, name, split=split, root=root, **options) for name, split in sorted(sets)

@@ -203,6 +203,8 @@ def pipeline(
         from zoo.tasks.ground import ground_pipeline
 
         return cast(Any, ground_pipeline(name, checkpoint_path=checkpoint_path, device=device, dtype=dtype))
+    if card.task == what == "retrieve":
+        raise UsageError(f"{card.name} searches an index of videos, which is made first", hint="zoo retrieve --help")
     fits = what in ("classify", "embed") or what == card.task == "reid"
     if not fits or card.task == "filter" or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")

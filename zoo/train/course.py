@@ -114,7 +114,7 @@ class PictureCourse:
             aside = f", besides the {len(held_out)} of data.held_out," if len(held_out) else ""
             raise UsageError(
                 f"{len(pictures)} pictures{aside} are fewer than a batch of {count}",
-                hint="lower schedule.batch_size" + (" or data.held_out" if aside else ""),
+                hint=f"lower {'data.held_out or ' if aside else ''}schedule.batch_size, as in schedule.batch_size=8",
             )
         self.learnt = Learnt(pictures, recipe, self.input, place.rank, place.world)
         workers = place.workers

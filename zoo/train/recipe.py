@@ -131,7 +131,7 @@ class Schedule(_Part, frozen=True):
         epochs: Passes over the data.
         batch_size: Pictures a step, over all processes and accumulated parts.
         accumulate: Parts that a batch is split into.
-        warmup: Epochs of growing learning rate.
+        warmup: Epochs of growing learning rate, or a part of one; whole ones for "epoch_cosine".
         shape: "cosine" and "linear" fall step by step; "step" falls by `step_rate` at each of `step_epochs`; "constant"
             stays; "epoch_cosine" is the ReSTE paper's, constant within an epoch.
         min_lr: Where the cosine and the line end.
@@ -144,7 +144,7 @@ class Schedule(_Part, frozen=True):
     epochs: Positive
     batch_size: Positive = 128
     accumulate: Positive = 1
-    warmup: Count = 0
+    warmup: Amount = 0
     shape: Literal["cosine", "linear", "step", "constant", "epoch_cosine"] = "cosine"
     min_lr: Amount = 0.0
     step_epochs: tuple[Positive, ...] = ()

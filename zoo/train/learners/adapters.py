@@ -26,14 +26,14 @@ from zoo.tasks.extractor import Extractor, adapted_shapes, default_stages
 from zoo.train.feed import seed_everything
 from zoo.train.learners import NewTask, Settings
 
-__all__ = ["Learner", "learn_adapters", "learn_heads", "stepped"]
+__all__ = ["Learner", "balanced_set", "kept_features", "learn_adapters", "learn_heads", "stepped"]
 
 EPOCHS, HEAD_EPOCHS = 20, 50
 DROPS, HEAD_DROPS = (0.35, 0.65, 0.85), (0.3, 0.7)  # shares of the epochs after which the rate falls to a tenth
 RATE, MOMENTUM, WEIGHT_DECAY, HEAD_RATE = 0.01, 0.9, 5e-4, 1e-3
 ROOM = 2_000_000_000  # bytes of the shared stages' output that are kept; beyond, it is computed again
 INIT, STAGE_1, STAGE_2 = 11, 12, 13  # streams of chance beside the seed's own
-CHUNK = 64  # pictures computed at once
+CHUNK = 16  # pictures computed at once: many tasks' maps of more leave the caches
 
 
 class Learner:
@@ -77,7 +77,9 @@ class Learner:
         if len(acl.heads) == 1:
             acl.heads[0].load_state_dict(auxiliary.state_dict())
         else:
-            learn_heads(acl, *_balanced(acl, task), task)
+            fast = acl.optimized(task.prepared(task.images[:1])) if task.device.type == "cpu" else acl
+            images, labels = balanced_set(fast, task)
+            learn_heads(acl, kept_features(fast, images, task), labels, task)
         acl.eval()
 
 
@@ -142,18 +144,20 @@ def stepped(rate: float, drops: tuple[float, ...], epoch: int, epochs: int) -> f
     return rate * 0.1 ** sum(epoch >= round(drop * epochs) for drop in drops)
 
 
-def _balanced(acl: ACL, task: NewTask) -> tuple[Tensor, Tensor]:
-    """(2, N, T, D) features of the balanced set and of its mirrors, and (N,) classes."""
-    fast = acl.optimized(task.prepared(task.images[:1])) if task.device.type == "cpu" else acl
+def balanced_set(acl: ACL, task: NewTask) -> tuple[Tensor, Tensor]:
+    """(N, H, W, C) pictures and (N,) classes: what is kept, and as much of each new class, chosen by herding."""
     chosen = []
     for label in range(task.first, task.first + task.classes):
         own = (task.labels == label).nonzero().flatten()
-        picked = herding(_computed(fast.describe, task.images[own], task), task.quota)
+        picked = herding(_computed(acl.describe, task.images[own], task), task.quota)
         chosen.append(own[picked.cpu()])
     rows = torch.cat(chosen)
-    images = torch.cat([task.kept_images, task.images[rows]])
-    both = [_computed(fast.features, images, task, is_mirrored=side) for side in (False, True)]
-    return torch.stack(both), torch.cat([task.kept_labels, task.labels[rows]])
+    return torch.cat([task.kept_images, task.images[rows]]), torch.cat([task.kept_labels, task.labels[rows]])
+
+
+def kept_features(acl: ACL, images: Tensor, task: NewTask) -> Tensor:
+    """(2, N, T, D) features of pictures and of their mirrors: what the heads are trained on, computed once."""
+    return torch.stack([_computed(acl.features, images, task, is_mirrored=side) for side in (False, True)])
 
 
 class _Shared:
