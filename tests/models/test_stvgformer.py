@@ -193,6 +193,26 @@ def test_padded_steps_change_nothing(tiny):
 
 
 @torch.inference_mode()
+def test_frames_of_padding_are_never_seen(tiny, films):
+    """From the pixels on: films of six and of four steps in one batch, whatever lies behind the shorter one."""
+    padding = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+    together = tiny(films, words(tiny), time_padding=padding)
+    alone = tiny(films[1:, :4], words(tiny, "the person in blue"))
+    torch.testing.assert_close(together.boxes[1:, :4], alone.boxes, **ROUNDING)
+    torch.testing.assert_close(together.scores[1:, :4, :4].triu(), alone.scores.triu(), **ROUNDING)
+
+
+@torch.inference_mode()
+def test_pixels_of_padding_are_never_seen(tiny, films):
+    padding = torch.zeros(2, 40, 56, dtype=torch.bool)
+    padding[1, 24:], padding[1, :, 40:] = True, True
+    other = torch.where(padding[:, None, None], torch.rand_like(films), films)
+    found, expected = (tiny(pixels, words(tiny), padding=padding) for pixels in (other, films))
+    torch.testing.assert_close(found.boxes, expected.boxes)
+    torch.testing.assert_close(found.scores, expected.scores)
+
+
+@torch.inference_mode()
 def test_frames_are_apart_in_the_static_stream(films):
     model = zoo.create_model("stvgformer_tiny", d2s=False).eval()
     order = torch.tensor([3, 0, 5, 1, 4, 2])
