@@ -57,7 +57,7 @@ def vidstg(clip, name):
         "used_segment": {"begin_fid": 2, "end_fid": COUNT},
         "temporal_gt": {"begin_fid": max(2, span.start), "end_fid": span.end},
         "captions": asked,
-        "questions": [{**asked[0], "description": "who in red waves a hand"}],
+        "questions": [{**asked[0], "description": f"who is {clip.scene.sentence}"}],
     }
     sides = ("xmin", "ymin", "xmax", "ymax")
     frames = [[{"tid": 0, "bbox": dict(zip(sides, box.tolist(), strict=True))}] for box in clip.boxes[0] * SIDE]
