@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -176,6 +176,7 @@ def trace(
         model: The network.
         size: (C, H, W) of its input.
         dynamic_size: Leave height and width open as well.
+        dtype: Type of the input.
 
     Raises:
         UsageError: They were to be open, and the network fixes them.
