@@ -83,11 +83,9 @@ def reduced(args: argparse.Namespace) -> None:
                 options = {"data": "cifar10", "data_root": args.data, "max_drop": 100}
                 done = export(name, file, format=format, dtype=dtype, **options)
                 cost = done.accuracy
-                print(
-                    f"| {name} | {dtype} ({format}) | {done.bytes / 1e3:.0f} kB | {cost.float32:.2f} "
-                    f"| {cost.reduced:.2f} | {cost.reduced - cost.float32:+.2f} | {cost.agreement:.2f}% of {cost.count:,} |",
-                    flush=True,
-                )
+                shares = f"{cost.float32:.2f} | {cost.reduced:.2f} | {cost.reduced - cost.float32:+.2f}"
+                agree = f"{cost.agreement:.2f}% of {cost.count:,}"
+                print(f"| {name} | {dtype} ({format}) | {done.bytes / 1e3:.0f} kB | {shares} | {agree} |", flush=True)
 
 
 @torch.inference_mode()

@@ -4,12 +4,14 @@
 
 `--data` holds CIFAR-10. Its test pictures become shards of PNG files; torchrun starts one process or two, each with one
 thread. The rate is that of the parts between the first and the last one written, so that starting Python does not
-count; the whole command's time is printed beside it.
+count; the whole command's time is printed beside it, and the processor time of all its processes: where other work
+keeps the cores from the second process, the processor time says whether the processes are in each other's way.
 """
 
 import argparse
 import io
 import os
+import resource
 import subprocess
 import sys
 import tarfile
@@ -38,15 +40,21 @@ def write_shards(data: Path, count: int, folder: Path) -> None:
                 tar.addfile(info, held)
 
 
-def run(name: str, shards: Path, out: Path, processes: int) -> tuple[float, float]:
-    """Seconds of the whole command, and pictures a second between the first part and the last."""
+def run(name: str, shards: Path, out: Path, processes: int) -> tuple[float, float, float]:
+    """Seconds of the whole command, of processor time, and pictures a second between the first part and the last."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "zoo", "embed"]
     command += [name, f"{shards}/*.tar", "--out", f"{out}/", "--device", "cpu", "--workers", "0", "--quiet"]
-    start = time.perf_counter()
+    start, before = time.perf_counter(), _processor_time()
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
-    whole = time.perf_counter() - start
+    whole, worked = time.perf_counter() - start, _processor_time() - before
     times = sorted(part.stat().st_mtime for part in out.glob("part-*"))
-    return whole, SHARD * (len(times) - processes) / (times[-1] - times[processes - 1])
+    return whole, worked, SHARD * (len(times) - processes) / (times[-1] - times[processes - 1])
+
+
+def _processor_time() -> float:
+    """Seconds of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -64,9 +72,10 @@ def main() -> None:
             write_shards(args.data, args.pictures, shards)
         rates = []
         for processes in (1, 2):
-            whole, rate = run(args.name, shards, Path(folder) / f"out{processes}", processes)
+            whole, worked, rate = run(args.name, shards, Path(folder) / f"out{processes}", processes)
             rates.append(rate)
-            print(f"{processes} process(es): {rate:,.0f} pictures/s, the whole command {whole:.1f} s", flush=True)
+            told = f"the whole command {whole:.1f} s, processor time {worked:.1f} s"
+            print(f"{processes} process(es): {rate:,.0f} pictures/s, {told}", flush=True)
     print(f"two to one: {rates[1] / rates[0]:.2f}")
 
 
