@@ -178,7 +178,7 @@ def read_predictions(path: Path, truths: Iterable[Annotation]) -> dict[str, Fram
             tubes[key] = FrameTube(start, end, boxes)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}: {key}: {_short(error)}", hint="one box for each frame, both ends included"
+                f"{path}: {key}: {one_line(error)}", hint="one box for each frame, both ends included"
             ) from None
     return tubes
 
@@ -281,12 +281,8 @@ def _collected(entries: Iterable[tuple[str, E]], read: Callable[[str, E], list[A
         try:
             samples += read(name, entry)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            bad.append(f"{name}: {_short(error)}")
+            bad.append(f"{name}: {one_line(error)}")
     return Annotations(samples, bad)
-
-
-def _short(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else one_line(error)
 
 
 def _corners(boxes: Any) -> Boxes:

@@ -27,6 +27,7 @@ from zoo.data.tubes import Annotation
 from zoo.data.video import VideoReader, frame_times
 from zoo.errors import InputError, UsageError
 from zoo.hub.checkpoint import write_whole
+from zoo.layers.wrapped import unwrapped
 from zoo.models.stvgformer import STVGFormer
 from zoo.registry.names import resolve
 from zoo.tasks.decode import spare_cores
@@ -144,7 +145,7 @@ class FilmCourse:
         return cast(Iterator[FilmBatch], self.feed([(epoch, at) for at in range(first, self.steps)]))
 
     def loss(self, model: nn.Module, part: list[tuple[Films, Seen | None]]) -> Tensor:
-        bare, device = STVGFormer.of(model), self.place.device
+        bare, device = unwrapped(model, STVGFormer), self.place.device
         losses = []
         for held, seen in part:
             films = held.to(device)
@@ -156,7 +157,7 @@ class FilmCourse:
     def measure(self, model: nn.Module) -> dict[str, float]:
         if not self.exam:
             return {}
-        bare = STVGFormer.of(model)
+        bare = unwrapped(model, STVGFormer)
         was_training = bare.training
         bare.eval()
         whole = Settings(window=float("inf"), stride=float("inf"), min_score=0.0)
