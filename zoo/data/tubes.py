@@ -238,7 +238,7 @@ def read_mot(path: Path) -> dict[int, FrameTube]:
         InputError: It cannot be read, or a line is none of MOT's.
     """
     rows: dict[int, list[list[float]]] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
