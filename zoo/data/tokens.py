@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import InputError, UsageError, WeightsUnavailable
+from zoo.extras import need
 from zoo.hub.remote import fetch_file
 
 __all__ = ["Tokenizer", "Tokens", "clip_bpe", "tokenizer", "whole_words", "wordpiece"]
@@ -178,10 +179,9 @@ def _padded(rows: list[list[int]], cut: tuple[int, ...], unknown: tuple[float, .
 
 
 def _library() -> Any:
-    try:
-        import tokenizers
-    except ImportError:
-        raise UsageError("this text encoder needs tokenizers", hint="pip install 'zoo[text]'") from None
+    need("text", "this text encoder")
+    import tokenizers
+
     return tokenizers
 
 
