@@ -3,9 +3,9 @@
     python experiments/tmvm_lite_head.py TINY --out lite.safetensors
 
 Real videos with sentences were not at hand, so the head learns from pictures and the names of what they show:
-Tiny-ImageNet-200 (TINY holds `classes.tsv`, a line "WNID<tab>NAMES" a class, and `train/WNID/`), each picture a clip of one
-frame, its sentence "a photo of a NAME". EfficientNet-Lite0 and MiniLM stay as they are; the projections, the layers along
-time and the masks learn. Judged by retrieve_clips.py on real clips; what came out is in retrieve_clips.md.
+Tiny-ImageNet-200 (TINY holds `classes.tsv`, a line "WNID<tab>NAMES" a class, and `train/WNID/`), each picture a clip of
+one frame, its sentence "a photo of a NAME". EfficientNet-Lite0 and MiniLM stay as they are; the projections, the layers
+along time and the masks learn. Judged by retrieve_clips.py on real clips; what came out is in retrieve_clips.md.
 """
 
 import argparse
