@@ -255,7 +255,7 @@ class _Learnt(Dataset[FilmBatch]):
             return start, end, int(rng.integers(first, start + 1)), int(rng.integers(end, last + 1))
         return start, end, first, last
 
-    def _window(self, boxes: NDArray[np.float64], size: tuple[int, int], rng: np.random.Generator) -> NDArray[Any]:
+    def _window(self, boxes: NDArray[np.floating], size: tuple[int, int], rng: np.random.Generator) -> NDArray[Any]:
         """A cut-out that holds all boxes: left, top, right and bottom as shares of the frame."""
         if rng.random() >= self.cut:
             return np.array([0.0, 0.0, 1.0, 1.0])
