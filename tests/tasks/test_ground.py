@@ -20,6 +20,7 @@ from zoo.errors import InputError, UsageError  # noqa: E402
 from zoo.metrics import FrameTube, grounding_scores  # noqa: E402
 from zoo.models.stvgformer import Grounding  # noqa: E402
 from zoo.tasks import ground_files  # noqa: E402
+from zoo.tasks.draw import save_picture  # noqa: E402
 from zoo.tasks.ground import Settings, Window, _Candidate, _joined, _limits, _ranked, ground_pipeline  # noqa: E402
 
 SEED, RATE, SIDE = 500_003, 12, 128  # somebody in black walks, alone in black
@@ -263,8 +264,8 @@ def with_pcm(source, path):
 
 def test_sheets_cuts_and_files(pipe, walk, clip, tmp_path):
     tube = pipe(walk, clip.scene.sentence)
-    ground_files.save_picture(tube.draw, tmp_path / "sheet.png")
-    ground_files.save_picture(tube.draw_heat, tmp_path / "heat.jpg")
+    save_picture(tube.draw, tmp_path / "sheet.png")
+    save_picture(tube.draw_heat, tmp_path / "heat.jpg")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 500
     assert ground_files.crop_video(tube, tmp_path / "cut.mp4") == len(tube)

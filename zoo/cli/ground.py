@@ -9,7 +9,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Checkpoint, Csv, Debug, Device, Dtype, Endpoint, Json, Jsonl, Name, Quiet
+from zoo.cli.options import Checkpoint, Csv, Debug, Device, Dtype, Endpoint, Json, Jsonl, Name, Quiet, sentences_in
 from zoo.cli.predict import PANEL
 from zoo.errors import UsageError
 
@@ -120,7 +120,7 @@ def ground(
         _evaluate(Path(sentences[0]), Path(sentences[1]), convention or "every_frame", False, json)
         return
     form = out.form(json, jsonl, csv)
-    asked = [*(sentences or []), *(queries or []), *(_lines(query_file) if query_file else [])]
+    asked = [*(sentences or []), *(queries or []), *(sentences_in(query_file) if query_file else [])]
     if not asked:
         raise UsageError("no sentence", hint=f'zoo ground {video} "the person in red waves a hand"')
     if (export is None) != (export_to is None):
@@ -129,6 +129,7 @@ def ground(
         raise UsageError("--crop-video, --contact-sheet and --heatmap show one sentence", hint="ask for one at a time")
 
     from zoo.tasks import ground_files
+    from zoo.tasks.draw import save_picture
     from zoo.tasks.ground import ground_pipeline
 
     ground_files.check_free([to, crop, sheet, heat, save], force=force)
@@ -164,7 +165,7 @@ def ground(
         ground_files.crop_video(good[0], crop)
     for draw, path in ((good[0].draw, sheet), (good[0].draw_heat, heat)) if good else ():
         if path:
-            ground_files.save_picture(draw, path)
+            save_picture(draw, path)
     if good and save:
         ground_files.save_tubes(good, save, form_of_file)
     if good and export and export_to:
@@ -255,13 +256,6 @@ def _print_scores(result: "FileScores", json: bool) -> None:
         for kind, row in result.figures.items()
     ]
     out.table(("", *columns), rows, right=columns)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="a text file, a sentence a line") from None
 
 
 def _show(tube: "Tube") -> None:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import InputError
+from zoo.data.texts import read_json, read_text
+from zoo.errors import InputError, one_line
 from zoo.metrics.grounding import FrameTube
 
 __all__ = [
@@ -76,7 +77,7 @@ def read_annotations(path: Path, *, peer_compat: bool = False) -> Annotations:
     """
     if path.suffix == ".jsonl":
         return read_tubes(path)
-    content = _json(path)
+    content = read_json(path)
     if isinstance(content, dict) and all(isinstance(entry, dict) and "st_frame" in entry for entry in content.values()):
         return read_hcstvg(content, peer_compat=peer_compat)
     if isinstance(content, dict) and {"videos", "trajectories"} <= set(content):
@@ -151,7 +152,7 @@ def read_tubes(path: Path) -> Annotations:
         video = str(entry.get("video") or entry["source"])
         return [Annotation(f"{video}: {entry['query']}", video, str(entry["query"]), tube, rate, size)]
 
-    lines = [(f"line {number}", line) for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
+    lines = [(f"line {number}", line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
     return _collected(lines, sample)
 
 
@@ -166,7 +167,7 @@ def read_predictions(path: Path, truths: Iterable[Annotation]) -> dict[str, Fram
         if found.bad:
             raise InputError(f"{path}: {found.bad[0]}", hint="one tube a line, as zoo ground --save writes them")
         return _by_key(found.samples, list(truths))
-    content = _json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} is no table of predictions", hint="{video: {st_frame, ed_frame, bbox}}")
     tubes = {}
@@ -177,7 +178,7 @@ def read_predictions(path: Path, truths: Iterable[Annotation]) -> dict[str, Fram
             tubes[key] = FrameTube(start, end, boxes)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}: {key}: {_short(error)}", hint="one box for each frame, both ends included"
+                f"{path}: {key}: {one_line(error)}", hint="one box for each frame, both ends included"
             ) from None
     return tubes
 
@@ -237,7 +238,7 @@ def read_mot(path: Path) -> dict[int, FrameTube]:
         InputError: It cannot be read, or a line is none of MOT's.
     """
     rows: dict[int, list[list[float]]] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -280,13 +281,8 @@ def _collected(entries: Iterable[tuple[str, E]], read: Callable[[str, E], list[A
         try:
             samples += read(name, entry)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            bad.append(f"{name}: {_short(error)}")
+            bad.append(f"{name}: {one_line(error)}")
     return Annotations(samples, bad)
-
-
-def _short(error: Exception) -> str:
-    lacks = f"no {error}" if isinstance(error, KeyError) else str(error)
-    return " ".join(lacks.split())[:160]
 
 
 def _corners(boxes: Any) -> Boxes:
@@ -298,19 +294,3 @@ def _corners(boxes: Any) -> Boxes:
 def _xyxy(box: Any) -> list[float]:
     box = box.get("bbox", box) if isinstance(box, Mapping) else box
     return [float(box[key]) for key in ("xmin", "ymin", "xmax", "ymax")] if isinstance(box, Mapping) else list(box)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON: {_short(error)}", hint="check the file") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file", hint="check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {_short(error)}", hint="check the file") from None

@@ -150,18 +150,6 @@ class STVGFormer(nn.Module):
                 if parameter.ndim > 1:
                     nn.init.xavier_uniform_(parameter)
 
-    @staticmethod
-    def of(model: nn.Module) -> "STVGFormer":
-        """The network inside of what wraps it for training on many GPUs.
-
-        Raises:
-            TypeError: There is another one.
-        """
-        bare = getattr(model, "module", model)
-        if not isinstance(bare, STVGFormer):
-            raise TypeError(f"{type(bare).__name__} is no STVGFormer")
-        return bare
-
     def train(self, mode: bool = True) -> Self:
         """As in torch; but what a clip encoder's batch norms know of their training data they keep."""
         super().train(mode)

@@ -15,6 +15,7 @@ from zoo.data.tube_sets import TubeSet, open_tubes
 from zoo.data.tubes import read_annotations, read_predictions
 from zoo.data.zooclips_ground import SPLITS, film_scene, plan_scene
 from zoo.errors import InputError, UsageError
+from zoo.layers.wrapped import unwrapped
 from zoo.metrics.grounding import Convention, FrameTube, GroundingScores, grounding_scores
 from zoo.models.stvgformer import STVGFormer
 from zoo.models.stvgformer_blocks import valid_spans
@@ -172,7 +173,7 @@ def score_scenes(
         sentences: One a scene in place of its own.
         side: Pixels a side.
     """
-    bare = STVGFormer.of(model)
+    bare = unwrapped(model, STVGFormer)
     found, truths = [], []
     kinds: list[str] = []
     was_training = bare.training

@@ -27,6 +27,7 @@ from zoo.data.tubes import Annotation
 from zoo.data.video import VideoReader, frame_times
 from zoo.errors import InputError, UsageError
 from zoo.hub.checkpoint import write_whole
+from zoo.layers.wrapped import unwrapped
 from zoo.models.stvgformer import STVGFormer
 from zoo.registry.names import resolve
 from zoo.tasks.decode import spare_cores
@@ -144,7 +145,7 @@ class FilmCourse:
         return cast(Iterator[FilmBatch], self.feed([(epoch, at) for at in range(first, self.steps)]))
 
     def loss(self, model: nn.Module, part: list[tuple[Films, Seen | None]]) -> Tensor:
-        bare, device = STVGFormer.of(model), self.place.device
+        bare, device = unwrapped(model, STVGFormer), self.place.device
         losses = []
         for held, seen in part:
             films = held.to(device)
@@ -156,7 +157,7 @@ class FilmCourse:
     def measure(self, model: nn.Module) -> dict[str, float]:
         if not self.exam:
             return {}
-        bare = STVGFormer.of(model)
+        bare = unwrapped(model, STVGFormer)
         was_training = bare.training
         bare.eval()
         whole = Settings(window=float("inf"), stride=float("inf"), min_score=0.0)
@@ -255,14 +256,15 @@ class _Learnt(Dataset[FilmBatch]):
             return start, end, int(rng.integers(first, start + 1)), int(rng.integers(end, last + 1))
         return start, end, first, last
 
-    def _window(self, boxes: NDArray[np.floating], size: tuple[int, int], rng: np.random.Generator) -> NDArray[Any]:
+    def _window(self, boxes: NDArray[Any], size: tuple[int, int], rng: np.random.Generator) -> NDArray[Any]:
         """A cut-out that holds all boxes: left, top, right and bottom as shares of the frame."""
         if rng.random() >= self.cut:
             return np.array([0.0, 0.0, 1.0, 1.0])
         shares = np.clip(boxes / np.array(size * 2), 0, 1)
         low, high = shares[:, :2].min(0), shares[:, 2:].max(0)
         side = np.maximum(rng.uniform(SMALLEST, 1, 2), high - low)
-        corner = rng.uniform(np.maximum(0, high - side), np.minimum(low, 1 - side))
+        nearest = np.maximum(0, high - side)
+        corner = rng.uniform(nearest, np.maximum(nearest, np.minimum(low, 1 - side)))
         return np.concatenate([corner, corner + side])
 
     def _sides(

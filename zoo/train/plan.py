@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from zoo.data.sources import Samples
 from zoo.errors import InputError
+from zoo.interop.timm_names import is_timms
 from zoo.registry.names import resolve
 from zoo.train.course import PictureCourse, Place
 from zoo.train.methods import Method, new_method
-from zoo.train.networks import TIMM, input_of, new_network
+from zoo.train.networks import input_of, new_network
 from zoo.train.recipe import Recipe
 
 __all__ = ["plan"]
@@ -82,7 +83,7 @@ def plan(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
 
 def _assumed(recipe: Recipe) -> dict[str, Any]:
     """What the data would say of the network, as far as the recipe or the card knows."""
-    card_args = {"num_classes": 1000} if recipe.model.startswith(TIMM) else resolve(recipe.model).builder_args
+    card_args = {"num_classes": 1000} if is_timms(recipe.model) else resolve(recipe.model).builder_args
     known = card_args | recipe.model_args
     return {"num_classes": known["num_classes"]} if "num_classes" in known else {}
 
