@@ -33,18 +33,18 @@ SENTENCES = ("the person in red walks to the left", "the person in blue waves a 
 SIZE = {False: 96, True: 224}  # short side of the frames
 
 
-def network(full: bool) -> STVGFormer:
+def network(full: bool, size: int) -> STVGFormer:
     torch.manual_seed(0)
     words = tuple({word for sentence in SENTENCES for word in sentence.split()})
     sizes = {} if full else {"dim": 128, "heads": 4, "depth": 3, "hidden": 512}
     image = "resnet101" if full else "resnet50"
-    return STVGFormer(image, "slowfast", "word", words, size=SIZE[full], long_size=640, **sizes).eval()
+    return STVGFormer(image, "slowfast", "word", words, size=size or SIZE[full], long_size=640, **sizes).eval()
 
 
-def pipeline(full: bool, chunk: int | None) -> GroundPipeline:
+def pipeline(full: bool, size: int, chunk: int | None) -> GroundPipeline:
     settings = Settings(chunk=chunk, min_score=0.0)
     return GroundPipeline(
-        resolve("stvgformer_r101"), network(full), settings, device=torch.device("cpu"), dtype=torch.float32
+        resolve("stvgformer_r101"), network(full, size), settings, device=torch.device("cpu"), dtype=torch.float32
     )
 
 
@@ -58,9 +58,9 @@ def film(path: Path, seconds: int, rate: int = 25, size: tuple[int, int] = (640,
     return path
 
 
-def measured_memory(path: Path, full: bool, chunk: int) -> None:
+def measured_memory(path: Path, full: bool, size: int, chunk: int) -> None:
     """In a process of its own: peak memory above what lies there before the video, and the answer."""
-    pipe = pipeline(full, chunk or None)
+    pipe = pipeline(full, size, chunk or None)
     gc.collect()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     (window,) = pipe.encode(path).windows
@@ -71,12 +71,13 @@ def measured_memory(path: Path, full: bool, chunk: int) -> None:
     print(json.dumps({"megabytes": (peak - before) / 1024, **answer}))
 
 
-def memory(full: bool) -> None:
+def memory(full: bool, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = film(Path(folder, "film.mp4"), 20)
         found = {}
         for chunk in (0, 8):
-            command = [sys.executable, __file__, "memory", "--one", str(path), "--chunk", str(chunk)]
+            asked = {"--one": path, "--chunk": chunk, "--size": size}
+            command = [sys.executable, __file__, "memory", *(str(x) for pair in asked.items() for x in pair)]
             done = subprocess.run([*command, *(["--full"] * full)], capture_output=True, text=True, check=True)
             found[chunk] = json.loads(done.stdout)
     whole = found[0]
@@ -87,8 +88,8 @@ def memory(full: bool) -> None:
         print(f"  boxes differ by {apart[0]:.1g} of the picture's sides, logits of spans by {apart[1]:.1g}")
 
 
-def query(full: bool) -> None:
-    pipe = pipeline(full, 8)
+def query(full: bool, size: int) -> None:
+    pipe = pipeline(full, size, 8)
     with tempfile.TemporaryDirectory() as folder:
         path = film(Path(folder, "film.mp4"), 20)
         start = time.process_time()
@@ -124,16 +125,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("memory", "query", "render"))
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--size", type=int, default=0, help="short side of the frames")
     parser.add_argument("--one", type=Path)
     parser.add_argument("--chunk", type=int, default=0)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.one:
-        measured_memory(asked.one, asked.full, asked.chunk)
+        measured_memory(asked.one, asked.full, asked.size, asked.chunk)
     elif asked.what == "memory":
-        memory(asked.full)
+        memory(asked.full, asked.size)
     elif asked.what == "query":
-        query(asked.full)
+        query(asked.full, asked.size)
     else:
         drawing()
 

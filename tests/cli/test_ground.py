@@ -65,8 +65,21 @@ def test_sentences_from_a_file_and_one_that_is_empty(walk, tmp_path):
     assert "1 of 2 inputs failed" in result.stderr
 
 
+def sound_alone(path):
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    return path
+
+
 def test_bad_calls_and_bad_videos(walk, tmp_path):
     (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "empty.mp4").touch()
     cases = [
         ((walk,), UsageError, "no sentence"),
         ((walk, ASKED, "--model", "nobody"), UnknownName, "nobody"),
@@ -77,6 +90,12 @@ def test_bad_calls_and_bad_videos(walk, tmp_path):
         ((walk, ASKED, "-q", "b", "--heatmap", tmp_path / "h.png"), UsageError, "one sentence"),
         ((tmp_path / "none.mp4", ASKED), InputError, "no such file"),
         ((tmp_path / "text.mp4", ASKED), InputError, "no video"),
+        ((tmp_path / "empty.mp4", ASKED), InputError, "no video"),
+        ((tmp_path, ASKED), InputError, "Is a directory"),
+        ((sound_alone(tmp_path / "sound.mp4"), ASKED), InputError, "no picture"),
+        (("/dev/zero", ASKED), InputError, "no video"),  # it never ends
+        ((walk, ASKED, "--start", "2", "--end", "1"), InputError, "nothing from 2 s to 1 s"),
+        ((walk, ASKED, "--min-score", "nan"), UsageError, "a score of nan"),
         (("eval", "a.json"), UsageError, "two files"),
     ]
     for args, kind, said in cases:

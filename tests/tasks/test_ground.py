@@ -14,6 +14,7 @@ av = pytest.importorskip("av")
 
 from tests.data.test_video import with_sound  # noqa: E402 - behind the skip
 from zoo.data.video import Frame, VideoReader, VideoWriter, frame_times  # noqa: E402
+from zoo.data.zooclips import Pose, render  # noqa: E402
 from zoo.data.zooclips_ground import film_scene, plan_scene  # noqa: E402
 from zoo.errors import InputError, UsageError  # noqa: E402
 from zoo.metrics import FrameTube, grounding_scores  # noqa: E402
@@ -97,6 +98,18 @@ def test_nobody_is_said_to_be_nobody(walk, clip):
     assert tube.span is None
     assert len(tube) == 0
     assert "not found" in tube.note
+
+
+def test_a_film_without_anybody_gets_a_low_score(tmp_path):
+    person, away = plan_scene(SEED).people[0], Pose(shift=9.0)  # nine pictures to the side
+    frames, drawn = render("grass", [person], [[away] * 24], 96, np.random.default_rng(0))
+    assert not drawn.any()
+    path = film(tmp_path / "nobody.mp4", frames)
+    tube = ground_pipeline("stvgformer_tiny", device="cpu", min_score=0.4)(
+        path, "the person in black walks to the left"
+    )
+    assert tube.span is None  # 0.28 when it was trained; true sentences have 0.7 and more
+    assert "not found: the best score is 0." in tube.note
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -186,7 +186,9 @@ class _Learnt(Dataset[FilmBatch]):
         self.mine = slice(rank, self.size, world)
         self.frames, self.short, self.longest, self.clip = model.frames, model.size, model.long_size, model.clip
         self.scales, self.cut, self.trim, self.features = method.scales, method.cut, method.trim, method.features
-        self.kind = f"{recipe.model} {recipe.model_args} {model.frames} {model.size}"
+        init = Path(recipe.init)
+        made = init.stat().st_mtime_ns if recipe.init and init.is_file() else 0
+        self.kind = f"{recipe.model} {recipe.model_args} {recipe.init} {made} {model.frames} {model.size}"
 
     def __getitem__(self, at: tuple[int, int]) -> FilmBatch:
         epoch, step = at
@@ -241,7 +243,9 @@ class _Learnt(Dataset[FilmBatch]):
             torch.from_numpy(marked)[None],
             torch.tensor([span], dtype=torch.float32),
         )
-        seen = self._seen(path, times, moments, (*window.tolist(),)) if self.clip.frames else None
+        used = sample.start, min(len(times), sample.start + (tube.video_frames or len(times)))
+        known = middles(limits[min(used[0], start)], limits[max(used[1], end)], self.frames)
+        seen = self._seen(path, times, known, moments, (*window.tolist(),)) if self.clip.frames else None
         return films, seen
 
     def _part(self, sample: Annotation, count: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -263,7 +267,8 @@ class _Learnt(Dataset[FilmBatch]):
         shares = np.clip(boxes / np.array(size * 2), 0, 1)
         low, high = shares[:, :2].min(0), shares[:, 2:].max(0)
         side = np.maximum(rng.uniform(SMALLEST, 1, 2), high - low)
-        corner = rng.uniform(np.maximum(0, high - side), np.minimum(low, 1 - side))
+        nearest = np.maximum(0, high - side)
+        corner = rng.uniform(nearest, np.maximum(nearest, np.minimum(low, 1 - side)))
         return np.concatenate([corner, corner + side])
 
     def _sides(
@@ -279,16 +284,20 @@ class _Learnt(Dataset[FilmBatch]):
         return (height, width), (min(top, height - side[0]), min(left, width - side[1])), side
 
     def _seen(
-        self, path: Path, times: NDArray[np.float64], moments: NDArray[np.float64], window: tuple[float, ...]
+        self,
+        path: Path,
+        times: NDArray[np.float64],
+        known: NDArray[np.float64],
+        moments: NDArray[np.float64],
+        window: tuple[float, ...],
     ) -> Seen:
-        """Maps of the whole video at T moments, from the file that keeps them or the frames to make them from."""
-        known = middles(0.0, float(times[-1]) + 1e-3, self.frames)
+        """Maps of whole frames at T known moments, from the file that keeps them or the frames to make them from."""
         steps = torch.from_numpy(np.abs(known[None] - moments[:, None]).argmin(1))
         cut = cast(tuple[float, float, float, float], window)
         cache = ""
         if self.features:
             state = path.stat()
-            name = f"{self.kind} {path.absolute()} {state.st_size} {state.st_mtime_ns}"
+            name = f"{self.kind} {path.absolute()} {state.st_size} {state.st_mtime_ns} {known[0]:.3f} {known[-1]:.3f}"
             cache = str(Path(self.features) / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors")
             try:
                 return Seen(cache, load_file(cache)["maps"], None, None, steps, cut)
