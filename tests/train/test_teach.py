@@ -26,6 +26,7 @@ from zoo.tasks.pipeline import pipeline
 from zoo.tasks.taught import read_taught
 from zoo.tasks.teachable import evaluate_taught
 from zoo.train.learners import Settings, adapters
+from zoo.train.taskwise import stepped
 from zoo.train.teach import Start, prepare, teach
 
 EXTRACTOR = "timm:test_efficientnet"
@@ -374,12 +375,10 @@ def test_no_batch_is_left_with_one_picture():
 
 
 def test_rates_fall_where_the_authors_do():
-    assert [adapters.stepped(1, adapters.DROPS, e, 200) for e in (69, 70, 129, 130, 169, 170)] == pytest.approx(
+    assert [stepped(1, adapters.DROPS, e, 200) for e in (69, 70, 129, 130, 169, 170)] == pytest.approx(
         [1, 0.1, 0.1, 0.01, 0.01, 0.001]
     )
-    assert [adapters.stepped(1, adapters.HEAD_DROPS, e, 50) for e in (14, 15, 34, 35)] == pytest.approx(
-        [1, 0.1, 0.1, 0.01]
-    )
+    assert [stepped(1, adapters.HEAD_DROPS, e, 50) for e in (14, 15, 34, 35)] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
 def bad_folder(tmp_path, **files):
