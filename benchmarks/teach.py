@@ -34,6 +34,7 @@ from zoo.registry.names import load_card
 from zoo.tasks.extractor import adapted_shapes, default_stages, open_extractor
 from zoo.tasks.teachable import cropped
 from zoo.train.learners import NewTask, Settings, adapters
+from zoo.train.taskwise import stepped
 from zoo.train.teach import Start, prepare, teach
 
 CPU = torch.device("cpu")
@@ -116,9 +117,7 @@ def heads_as_released(network: ACL, images: Tensor, labels: Tensor, task: NewTas
     optimizer = torch.optim.Adam(network.heads.parameters(), lr=adapters.HEAD_RATE)
     chance = np.random.default_rng(seed)
     for epoch in range(adapters.HEAD_EPOCHS):
-        optimizer.param_groups[0]["lr"] = adapters.stepped(
-            adapters.HEAD_RATE, adapters.HEAD_DROPS, epoch, adapters.HEAD_EPOCHS
-        )
+        optimizer.param_groups[0]["lr"] = stepped(adapters.HEAD_RATE, adapters.HEAD_DROPS, epoch, adapters.HEAD_EPOCHS)
         for rows in torch.from_numpy(chance.permutation(len(labels))).split(task.settings.batch_size):
             x = images[rows]
             mirrored = torch.from_numpy(chance.random(len(rows)) < 0.5)

@@ -119,6 +119,10 @@ def _check_file(card: Card, path: Path) -> None:
     if fault:
         raise IntegrityError(f"{path} {fault}", hint="publish that file, or write this one's bytes and sha256 down")
     facts = contents.facts
+    if str(facts.get("format", "")).startswith("taught-"):  # its tasks say what made it
+        if facts.get("memory"):
+            raise IntegrityError(f"{path} holds pictures that it was taught with", hint="zoo teach --no-memory")
+        return
     made = {"recipe", "environment"} <= set(facts) or {"source", "source_sha256"} <= set(facts)
     if not made:
         raise IntegrityError(f"{path} does not say what made it", hint="zoo train and zoo convert write that down")

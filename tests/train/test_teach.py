@@ -18,11 +18,15 @@ from typer.testing import CliRunner
 
 from zoo.cli.app import commands
 from zoo.errors import InputError, IntegrityError, UnknownName, UsageError, WeightsUnavailable, ZooError
+from zoo.hub.fetch import sha256_of
+from zoo.publish import _check_file, build_folder
+from zoo.registry.names import load_card
 from zoo.tasks.extractor import open_extractor
 from zoo.tasks.pipeline import pipeline
 from zoo.tasks.taught import read_taught
 from zoo.tasks.teachable import evaluate_taught
 from zoo.train.learners import Settings, adapters
+from zoo.train.taskwise import stepped
 from zoo.train.teach import Start, prepare, teach
 
 EXTRACTOR = "timm:test_efficientnet"
@@ -324,12 +328,22 @@ def test_the_bundled_model_answers_by_name_and_learns_from_a_copy(tmp_path, sets
     said = run("predict", "acl_lite0", sets / "test" / "red" / "0.png", "--jsonl")
     assert json.loads(said.stdout)["task"] in ("round 1", "round 2", "round 3")
     assert "akiec, bcc, bkl" in run("teach", "acl_lite0.ham10000", "--report").stdout
+    folder_for_the_hub = build_folder("acl_lite0", tmp_path / "hub")
+    assert [path.name for path in folder_for_the_hub.files] == ["README.md", "config.json", "model.safetensors"]
     fault = refused("teach", "acl_lite0", "--add", sets / "first")
     assert "stays as it is" in str(fault)
     assert "--remember" in fault.hint
     assert run("teach", "acl_lite0", "--remember", folder, "--memory", 14, "--out", mine).exit_code == 0
     ready = prepare(mine, sets / "first", device="cpu")
     assert (ready.task.first, ready.task.quota) == (7, 2)
+
+
+def test_a_file_with_pictures_is_not_published(model):
+    """Even where a card names that very file."""
+    card = load_card("acl_lite0.ham10000")
+    weights = msgspec.structs.replace(card.weights, bytes=model.stat().st_size, sha256=sha256_of(model))
+    with pytest.raises(IntegrityError, match="holds pictures"):
+        _check_file(msgspec.structs.replace(card, weights=weights), model)
 
 
 def test_the_bundled_extractor_is_referred_to_and_checked(tmp_path, sets):
@@ -361,12 +375,10 @@ def test_no_batch_is_left_with_one_picture():
 
 
 def test_rates_fall_where_the_authors_do():
-    assert [adapters.stepped(1, adapters.DROPS, e, 200) for e in (69, 70, 129, 130, 169, 170)] == pytest.approx(
+    assert [stepped(1, adapters.DROPS, e, 200) for e in (69, 70, 129, 130, 169, 170)] == pytest.approx(
         [1, 0.1, 0.1, 0.01, 0.01, 0.001]
     )
-    assert [adapters.stepped(1, adapters.HEAD_DROPS, e, 50) for e in (14, 15, 34, 35)] == pytest.approx(
-        [1, 0.1, 0.1, 0.01]
-    )
+    assert [stepped(1, adapters.HEAD_DROPS, e, 50) for e in (14, 15, 34, 35)] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
 def bad_folder(tmp_path, **files):
