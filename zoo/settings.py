@@ -20,6 +20,7 @@ __all__ = [
     "hub_org",
     "max_pixels",
     "mirror_token",
+    "picture_folder",
     "processes_here",
     "set_hub_endpoint",
     "set_max_pixels",
@@ -115,6 +116,12 @@ def card_folder() -> Path:
     """Our cards: inside an installed package, beside it in a checkout."""
     inside = PACKAGE / "cards"
     return inside if inside.is_dir() else PACKAGE.parent / "cards"
+
+
+def picture_folder() -> Path:
+    """Two photographs: inside an installed package, among the documentation in a checkout."""
+    inside = PACKAGE / "pictures"
+    return inside if inside.is_dir() else PACKAGE.parent / "docs" / "pictures"
 
 
 def bundled_weights() -> Path:

@@ -18,7 +18,7 @@ def export(
     name: Name,
     to: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write: .onnx, .pt2, or .xml with .bin.")],
     format: Annotated[str, typer.Option(metavar="FORMAT", help="onnx, torch-export or openvino.")] = "onnx",
-    task: Annotated[str | None, typer.Option(help="classify or embed.", show_default="the card's")] = None,
+    task: Annotated[str | None, typer.Option(help="classify, embed, video or text.", show_default="the card's")] = None,
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Leave height and width open, where the network does.")
     ] = False,
@@ -60,6 +60,7 @@ def export(
     zoo export reste_resnet20_cifar --dtype int8 --data-set cifar10 --data DIR --out net.int8.onnx
     zoo export reste_resnet20_cifar --checkpoint mine.safetensors --out net.onnx
     zoo export sgiel_pico --modality infrared --out infrared.onnx
+    zoo export tmvm_tiny --task text --out sentences.onnx
     """
     from zoo.export.export import export as export_file
 

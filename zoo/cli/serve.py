@@ -1,5 +1,6 @@
 """Networks for people and programs elsewhere: serve, demo."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ from zoo.cli import out
 from zoo.cli.app import app
 from zoo.cli.options import BatchSize, Checkpoint, Compile, Debug, Device, Dtype, Endpoint, Engine, Name, Quiet
 from zoo.errors import InputError, UsageError
+from zoo.extras import need
 
 PANEL = "Use elsewhere"
 LIMITS = "Limits"
@@ -54,7 +56,7 @@ def serve(
     zoo serve reste_resnet20_cifar --port 8000
     curl -F images=@cat.png http://127.0.0.1:8000/v1/classify
     """
-    need("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    need("serve", "zoo serve")
 
     from zoo import settings
     from zoo.tasks.pipeline import Pipeline, pipeline
@@ -82,14 +84,59 @@ def serve(
         raise InputError(f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --port") from None
 
 
-def need(extra: str, *modules: str) -> None:
-    """Refuse before any work where an extra is missing.
+@app.command(rich_help_panel=PANEL)
+def demo(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    max_bytes: Annotated[
+        int, typer.Option(min=1024, help="Of a file that is given; 413 beyond.", rich_help_panel=LIMITS)
+    ] = 16 * 2**20,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Of a picture; larger ones are refused undecoded.", rich_help_panel=LIMITS)
+    ] = 25_000_000,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Questions inside at once; 429 beyond.", rich_help_panel=LIMITS)
+    ] = 8,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for an answer; 503 beyond.", rich_help_panel=LIMITS)
+    ] = 120.0,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Show the bundled networks on a web page, a tab a task.
 
-    Raises:
-        UsageError: A module of it is not installed.
+    Nothing is fetched, by the page or for it, and what is given is forgotten once it is answered. Other machines see it
+    with --host 0.0.0.0 alone. There is no login: leave that to the proxy before it.
+
+    [bold]Examples[/]
+
+    zoo demo --open
+    zoo demo --port 8080 --quiet
     """
-    from importlib.util import find_spec
+    need("demo", "zoo demo")
 
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"this needs {', '.join(missing)}", hint=f"pip install 'zoo[{extra}]'")
+    import tempfile
+    import webbrowser
+
+    from zoo import settings
+    from zoo.tasks.device import pick_device
+    from zoo.web.api import ServeLimits
+    from zoo.web.api import serve as listen
+    from zoo.web.demo import build_demo
+
+    settings.set_max_pixels(max_pixels)
+    pick_device(device)  # says now what is wrong with it
+    limits = ServeLimits(max_bytes=max_bytes, max_pictures=1, queue=queue, seconds=timeout)
+
+    def ready(address: str) -> None:
+        out.say(f"{address} shows the demo; Ctrl-C ends it")
+        if open_:
+            webbrowser.open(address)
+
+    with tempfile.TemporaryDirectory(prefix="zoo-demo-") as folder:
+        try:
+            listen(build_demo(Path(folder), limits, device), host, port, limits, ready)
+        except OSError as error:
+            raise InputError(f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --port") from None

@@ -1,13 +1,11 @@
 """Networks as files for other runtimes, written only after they have given the network's own outputs."""
 
 import copy
-import hashlib
-import importlib.util
 import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,30 +15,24 @@ from torch import nn
 
 import zoo
 from zoo.build import create_model
-from zoo.errors import InputError, UsageError
-from zoo.export.check import BATCH_SIZES, FORMATS, check, open_exported
+from zoo.errors import InputError, UsageError, one_line
+from zoo.export.check import BATCH_SIZES, FORMATS, compare_outputs, open_exported
+from zoo.export.parts import Part, of_modality, part_of, tasks_of
 from zoo.export.reduced import Accuracy, Bfloat16, compare_accuracy, pictures_of, to_int8
-from zoo.hub.checkpoint import write_whole
+from zoo.extras import need
+from zoo.hub.checkpoint import class_names, write_whole
+from zoo.hub.fetch import sha256_of
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.engine import freeze
 from zoo.registry.card import Card
-from zoo.registry.labels import label_names
 from zoo.registry.names import resolve
-from zoo.tasks.embed import Features
 
 __all__ = ["METADATA_FILE", "Exported", "export", "facts_of", "to_onnx", "to_openvino", "to_torch_export", "trace"]
 
 METADATA_FILE = "zoo.json"  # name among torch.export's extra files
-ONNX = ("onnx", "onnxruntime", "onnxscript")
-PACKAGES = {"onnx": ONNX, "openvino": (*ONNX, "openvino"), "torch-export": ()}
+NEEDS = {"onnx": ("export",), "openvino": ("export", "openvino"), "torch-export": ()}  # extras
 DTYPES = {"onnx": ("float32", "int8"), "torch-export": ("float32", "bfloat16"), "openvino": ("float32",)}
 
-# A card's task to the module that is written: one input, one output. An encoder of two inputs has two tasks, and files.
-PARTS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "classify": lambda model: model,
-    "embed": Features,
-    "reid": lambda model: model,
-}
 OPSETS = range(18, 26)  # torch writes these itself; others go through converters that give up halfway
 
 
@@ -100,7 +92,8 @@ def export(
         name: Checkpoint.
         out: File to write, `.onnx`, `.pt2`, or `.xml` with its weights beside it in `.bin`.
         format: "onnx", "torch-export" or "openvino".
-        task: "classify", or "embed" for the features before the head; by default what the card says.
+        task: "classify", or "embed" for the features before the head; by default what the card says. "video" or "text"
+            of a network that compares the two.
         dtype: "float32"; "int8" in ONNX; "bfloat16" in torch-export.
         data: Set with the parts train and test, for a reduced file: calibration, and accuracy.
         data_root: Folder that holds it.
@@ -119,58 +112,59 @@ def export(
         IntegrityError: The weights are not what they should be, or the file does not compute what the network does.
     """
     card = resolve(name)
-    what = task or card.task
+    what = _task_of(card, task)
     _refuse(out, format, opset)
-    _refuse_reduced(card, what, format, dtype, data)
+    _refuse_reduced(what, format, dtype, data)
     model = create_model(card.name, pretrained=True, checkpoint_path=checkpoint_path).eval().requires_grad_(False)
-    size = _input_size(model, card)
-    facts = facts_of(card, model, checkpoint_path) | {"task": what}
-    model = PARTS[what](_of_modality(model, card, modality))
-    program, dynamic = trace(Bfloat16(copy.deepcopy(model)) if dtype == "bfloat16" else model, size, dynamic_size)
-    facts |= {"batch": "dynamic" if dynamic else 1, "size": "dynamic" if dynamic_size else "fixed", "dtype": dtype}
+    part = part_of(of_modality(model, card, modality), card, what, _input_size(model, card))
+    module = Bfloat16(copy.deepcopy(part.module)) if dtype == "bfloat16" else part.module
+    program, dynamic = trace(module, part.size, dynamic_size, dtype=part.dtype)
+    facts = facts_of(card, model, checkpoint_path, part) | {"task": what, "dtype": dtype}
+    facts |= {"batch": "dynamic" if dynamic else 1, "size": "dynamic" if dynamic_size else "fixed"}
     batch_sizes = BATCH_SIZES if dynamic else (1,)
-    part = out.with_name(f".{out.stem}.{os.getpid()}.part{out.suffix}")  # runtimes go by the suffix
+    names = part.input, part.output
+    file = out.with_name(f".{out.stem}.{os.getpid()}.part{out.suffix}")  # runtimes go by the suffix
     try:
-        if dtype == "int8":
-            write_whole(
-                part, to_int8(to_onnx(program, facts, opset), card, pictures_of(card, str(data), "train", data_root))
-            )
+        if format == "torch-export":
+            write_whole(file, to_torch_export(program, facts))
         elif format == "openvino":
-            to_openvino(to_onnx(program, facts, opset), facts, part)
+            to_openvino(to_onnx(program, facts, opset, names), facts, file)
         else:
-            write_whole(part, to_onnx(program, facts, opset) if format == "onnx" else to_torch_export(program, facts))
+            data_of = to_onnx(program, facts, opset, names)
+            if dtype == "int8":
+                data_of = to_int8(data_of, card, pictures_of(card, str(data), "train", data_root))
+            write_whole(file, data_of)
         accuracy, difference = None, 0.0
         if dtype == "float32":
-            difference = check(part, model, size, batch_sizes=batch_sizes)
-            for side in (16, 40) if dynamic_size else ():
-                larger = (size[0], size[1] + side, size[2] + 2 * side)
-                difference = max(difference, check(part, model, larger, batch_sizes=batch_sizes[:2]))
+            difference = _compare(file, part, batch_sizes, dynamic_size)
         else:
             test = pictures_of(card, str(data), "test", data_root)
-            run = open_exported(part)
-            accuracy = compare_accuracy(run, model, card, str(data), test, max_drop=max_drop)
-        length = _put(part, out)
+            accuracy = compare_accuracy(open_exported(file), part.module, card, str(data), test, max_drop=max_drop)
+        length = _put(file, out)
     finally:
-        for left in (part, part.with_suffix(".bin")):
+        for left in (file, file.with_suffix(".bin")):
             left.unlink(missing_ok=True)
     return Exported(out, format, length, difference, batch_sizes, accuracy)
 
 
-def _of_modality(model: nn.Module, card: Card, modality: str | None) -> nn.Module:
-    """The part of a network that one modality needs; the network itself where there are none to choose from."""
-    part: Callable[[str], nn.Module] | None = getattr(model, "one_modality", None)
-    if part is None and modality:
-        raise UsageError(f"{card.name} knows no modalities", hint="leave the modality out")
-    if part is None:
-        return model
-    try:
-        return part(modality or "")
-    except ValueError as error:
-        raise UsageError(f"{card.name}: {error}", hint="each has a file of its own: --modality visible") from None
+def _compare(file: Path, part: Part, batch_sizes: tuple[int, ...], dynamic_size: bool) -> float:
+    """The largest difference between a file and its network, also at other sizes where these are open.
+
+    Raises:
+        IntegrityError: It is more than rounding.
+        UsageError: There are no pictures on which the two must agree.
+    """
+    run = open_exported(file)
+    difference = compare_outputs(run, part.module, part.inputs(max(batch_sizes)), batch_sizes)
+    for side in (16, 40) if dynamic_size else ():
+        channels, height, width = part.size
+        pictures = part.inputs(2, (channels, height + side, width + 2 * side))
+        difference = max(difference, compare_outputs(run, part.module, pictures, (1, 2)))
+    return difference
 
 
 def trace(
-    model: nn.Module, size: tuple[int, ...], dynamic_size: bool = False
+    model: nn.Module, size: tuple[int, ...], dynamic_size: bool = False, *, dtype: torch.dtype = torch.float32
 ) -> tuple[torch.export.ExportedProgram, bool]:
     """The graph of an evaluating network, and whether it takes batches of any size; one that does not takes one input.
 
@@ -180,19 +174,22 @@ def trace(
         model: The network.
         size: (C, H, W) of its input.
         dynamic_size: Leave height and width open as well.
+        dtype: Type of the input.
 
     Raises:
         UsageError: They were to be open, and the network fixes them.
     """
     frozen = freeze(model)
     if dynamic_size:
+        if len(size) != 3:
+            raise UsageError("only the size of single pictures can be left open", hint="export it with one size")
         return _trace_open(frozen, size), True
     # two pictures: torch takes a side of 1 for a constant. AUTO lets a network fix its batch in place of an error.
     dynamic_shapes = ({0: torch.export.Dim.AUTO},)
-    program = torch.export.export(frozen, (torch.zeros(2, *size),), dynamic_shapes=dynamic_shapes)
+    program = torch.export.export(frozen, (torch.ones(2, *size, dtype=dtype),), dynamic_shapes=dynamic_shapes)
     dynamic = bool(program.range_constraints)  # of the batch, the one side that may vary
     if not dynamic:
-        program = torch.export.export(frozen, (torch.zeros(1, *size),))
+        program = torch.export.export(frozen, (torch.ones(1, *size, dtype=dtype),))
     return _stripped(program), dynamic
 
 
@@ -205,7 +202,7 @@ def _trace_open(frozen: nn.Module, size: tuple[int, ...]) -> torch.export.Export
             frozen(torch.zeros(1, *size)), frozen(example)  # torch may trace what runs at one size alone
         program = torch.export.export(frozen, (example,), dynamic_shapes=(sides,))
     except Exception as error:  # torch's own, of many kinds
-        raise UsageError(f"its size cannot be left open: {_one_line(error)}", hint="export it with one size") from error
+        raise UsageError(f"its size cannot be left open: {one_line(error)}", hint="export it with one size") from error
     if len(program.range_constraints) < len(sides):
         raise UsageError("the network fixes the size of its pictures", hint="export it with one size")
     return _stripped(program)
@@ -245,14 +242,31 @@ def _put(part: Path, out: Path) -> int:
     return length
 
 
-def _refuse_reduced(card: Card, task: str, format: str, dtype: str, data: str | None) -> None:
-    """What can be told to be wrong about task and type.
+def _task_of(card: Card, task: str | None) -> str:
+    """What is written of a network.
+
+    Raises:
+        UsageError: It has no such part, or none.
+    """
+    known = tasks_of(card)
+    if task not in (None, *known) or not known:
+        raise UsageError(
+            f"{card.name} cannot be exported{f' to {task}' if task else ''}",
+            hint=f"--task {' or '.join(known)}" if known else f"a network of another task than {card.task}",
+        )
+    if task is None and card.task not in known:  # neither is the whole
+        raise UsageError(
+            f"{card.name} has two encoders, each with a file of its own", hint=f"--task {' or '.join(known)}"
+        )
+    return task or known[0]
+
+
+def _refuse_reduced(task: str, format: str, dtype: str, data: str | None) -> None:
+    """What can be told to be wrong about the type.
 
     Raises:
         UsageError: See `export`.
     """
-    if task not in PARTS or task not in (card.task, "embed") or card.weights.status == "none":
-        raise UsageError(f"{card.name} cannot be exported to {task}", hint=" or ".join(PARTS))
     if dtype not in DTYPES[format]:
         raise UsageError(f"no {dtype} in {format} files", hint=", ".join(DTYPES[format]))
     if dtype != "float32" and (data is None or task != "classify"):
@@ -261,28 +275,35 @@ def _refuse_reduced(card: Card, task: str, format: str, dtype: str, data: str | 
         )
 
 
-def to_onnx(program: torch.export.ExportedProgram, facts: Mapping[str, Any], opset: int | None = None) -> bytes:
+def to_onnx(
+    program: torch.export.ExportedProgram,
+    facts: Mapping[str, Any],
+    opset: int | None = None,
+    names: tuple[str, str] = ("image", "logits"),
+) -> bytes:
     """One ONNX file, weights inside, facts under the model's metadata properties: text as it is, the rest as JSON.
-
-    The input is called `image` and the output `logits` (`features` for a network that does not classify).
 
     Args:
         program: The graph.
         facts: See `facts_of`.
         opset: Version of the operators.
+        names: Of the input and of the output.
 
     Raises:
         UsageError: The installed packages do not write that version.
     """
-    output = "logits" if facts["task"] == "classify" else "features"
-    written = torch.onnx.export(
-        program,
-        dynamo=True,
-        verbose=False,  # it talks on stdout otherwise
-        opset_version=opset,
-        input_names=["image"],
-        output_names=[output],
-    )
+    try:
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,  # it talks on stdout otherwise
+            opset_version=opset,
+            input_names=[names[0]],
+            output_names=[names[1]],
+        )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).partition("<class")[2] or str(error)
+        raise UsageError(f"it cannot be written as ONNX: {reason[:300]}", hint="--format torch-export") from error
     proto = cast(torch.onnx.ONNXProgram, written).model_proto
     if opset not in (None, proto.opset_import[0].version):
         raise UsageError(f"this torch does not write opset {opset} for this network", hint="leave the opset out")
@@ -330,33 +351,40 @@ def to_torch_export(program: torch.export.ExportedProgram, facts: Mapping[str, A
     return data.getvalue()
 
 
-def facts_of(card: Card, model: nn.Module, checkpoint_path: Path | None = None) -> dict[str, Any]:
+def facts_of(
+    card: Card, model: nn.Module, checkpoint_path: Path | None = None, part: Part | None = None
+) -> dict[str, Any]:
     """What whoever runs the file has to know: preprocessing, labels, name, licence, arithmetic.
 
     Args:
         card: The checkpoint's card.
         model: The network.
         checkpoint_path: Where its weights came from, if not from the card.
+        part: What is written of it, where that is not the whole.
     """
     facts: dict[str, Any] = {
         "name": card.name,
         "task": card.task,
         "summary": card.summary,
         "license": card.license,
-        "input_size": card.input.size,
-        "pixels": "RGB from 0 to 1, minus mean, divided by std; batch, channel, row, column",
-        "mean": card.input.mean,
-        "std": card.input.std,
-        "interpolation": card.input.interpolation,
-        "crop_pct": card.input.crop_pct,
         "made_by": f"zoo {zoo.__version__}, torch {torch.__version__}",
     }
-    labels = label_names(card.labels) if card.labels else ()
+    if part is None or not part.words:
+        facts |= {
+            "input_size": card.input.size,
+            "pixels": "RGB from 0 to 1, minus mean, divided by std; batch, channel, row, column",
+            "mean": card.input.mean,
+            "std": card.input.std,
+            "interpolation": card.input.interpolation,
+            "crop_pct": card.input.crop_pct,
+        }
+    facts |= part.facts if part else {}
+    labels = class_names(card, checkpoint_path)
     if labels and len(labels) == getattr(model, "num_classes", 0):  # a checkpoint may have classes of its own
         facts["labels"] = labels
     if modality := getattr(model, "modality", None):
         facts["modality"] = modality
-    digest = _sha256(checkpoint_path) if checkpoint_path else card.weights.sha256
+    digest = sha256_of(checkpoint_path) if checkpoint_path else card.weights.sha256
     if digest:
         facts["weights_sha256"] = digest
     binary = [module for module in model.modules() if isinstance(module, BinaryConv2d)]
@@ -381,10 +409,8 @@ def _refuse(out: Path, format: str, opset: int | None) -> None:
     if opset is not None and (format != "onnx" or opset not in OPSETS):
         known = f"{OPSETS[0]} to {OPSETS[-1]}"
         raise UsageError(f"opset {opset} for {format}: only ONNX has opsets, {known} here", hint="leave it out")
-    missing = [package for package in PACKAGES[format] if importlib.util.find_spec(package) is None]
-    if missing:
-        extra = "openvino" if missing == ["openvino"] else "export"
-        raise UsageError(f"{format} export needs {', '.join(missing)}", hint=f"pip install 'zoo[{extra}]'")
+    for extra in NEEDS[format]:
+        need(extra, f"{format} export")
     if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         fault = "is a folder" if out.is_dir() else f"cannot be written: {out.parent} is no folder that takes files"
         raise InputError(f"{out} {fault}", hint="choose another place")
@@ -403,12 +429,3 @@ def _input_size(model: nn.Module, card: Card) -> tuple[int, ...]:
             hint="write a card for it",
         )
     return card.input.size
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from zoo import settings
 from zoo.errors import InputError, UsageError
+from zoo.extras import need
 from zoo.index.exact import NOTHING, Hits
 from zoo.index.facts import Facts
 from zoo.index.vectors import narrowed, queries_of
@@ -236,10 +237,9 @@ class MilvusGallery:
 
 
 def _connect(address: str) -> Any:
-    try:
-        from pymilvus import MilvusClient
-    except ImportError as error:
-        raise UsageError(f"--store needs pymilvus: {error}", hint="pip install 'zoo[store]'") from None
+    need("store", "--store")
+    from pymilvus import MilvusClient
+
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what it logs is raised, too
     with _answering(address):
         return MilvusClient(address, token=settings.store_token() or "", timeout=SECONDS)

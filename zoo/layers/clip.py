@@ -96,7 +96,7 @@ class ClipVision(nn.Module):
         x = self.conv1(images).flatten(2).transpose(1, 2)  # (B, n, D)
         if x.shape[1] + 1 != len(self.positional_embedding):
             raise ValueError(f"{len(self.positional_embedding) - 1} patches are needed; these are {x.shape[1]}")
-        x = torch.cat((self.class_embedding.expand(len(x), 1, -1), x), 1) + self.positional_embedding
+        x = torch.cat((self.class_embedding.expand(x.shape[0], 1, -1), x), 1) + self.positional_embedding
         return self.ln_post(self.transformer(self.ln_pre(x))) @ self.proj
 
 
@@ -134,4 +134,4 @@ class ClipText(nn.Module):
         x = self.token_embedding(ids) + self.positional_embedding[:length]
         future = torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1)
         x = self.ln_final(self.transformer(x, future))
-        return x[torch.arange(len(x), device=ids.device), ids.argmax(1)] @ self.text_projection
+        return x[torch.arange(x.shape[0], device=ids.device), ids.argmax(1)] @ self.text_projection

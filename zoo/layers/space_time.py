@@ -52,13 +52,16 @@ class DividedAttention(nn.Module):
             return t.transpose(2, 3) if along == "time" else t
 
         def keys(t: Tensor) -> Tensor:
+            """(B, h, 1 + F n, d) -> (B, h lines, 1 + length, d)."""
             inside = lines(t[:, :, 1:])
             first = t[:, :, None, :1].expand(-1, -1, inside.shape[2], -1, -1)
-            return torch.cat((first, inside), 3)
+            return torch.cat((first, inside), 3).flatten(1, 2)
 
-        in_line = F.pad(seen, (1, 0), value=True)[:, None, None, None] if seen is not None else None
-        mask = in_line if along == "time" else None  # (B, 1, 1, 1, 1 + F)
-        parts = F.scaled_dot_product_attention(lines(q[:, :, 1:]), keys(k), keys(v), mask)
+        in_line = F.pad(seen, (1, 0), value=True)[:, None, None] if seen is not None else None
+        mask = in_line if along == "time" else None  # (B, 1, 1, 1 + F)
+        # each line as a head: four axes are what other runtimes know of this attention
+        parts = F.scaled_dot_product_attention(lines(q[:, :, 1:]).flatten(1, 2), keys(k), keys(v), mask)
+        parts = torch.unflatten(parts, 1, (heads, -1))
         parts = (parts.transpose(2, 3) if along == "time" else parts).flatten(2, 3)
         return self.proj(torch.cat((whole, parts), 2).transpose(1, 2).flatten(2))
 
@@ -137,7 +140,9 @@ class SpaceTimeTransformer(nn.Module):
             raise ValueError(f"up to {self.num_frames} frames of {patches} patches; these are {tuple(video.shape)}")
         place = self.pos_embed[:, None, 1:] + self.temporal_embed[:, :frames, None]  # (1, F, n, D)
         x = (x.unflatten(0, (-1, frames)) + place).flatten(1, 2)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(
+            x.shape[0], -1, -1
+        )  # len() would fix the batch of an exported graph
         x = torch.cat((first, x), 1)
         for block in self.blocks:
             if self.checkpointing and self.training:
