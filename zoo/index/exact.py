@@ -5,7 +5,7 @@ best so far is looked at again. The few that are left are scored once more in fl
 on where in the gallery its item lies.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ NOTHING = -1  # row of a place that no item takes
 LAST = np.iinfo(np.int64).max
 
 Block = tuple[int, Tensor, Tensor | None]  # number of the first row, (n, K, D) float16, (n,) which count
+Candidates = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]  # (n,) queries, rows, scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,7 @@ def _search(queries: Tensor, blocks: Iterable[Block], k: int) -> tuple[NDArray[n
     columns = max(1, BUFFER // (4 * dim))
     buffer = torch.empty((columns, dim))
     products = torch.empty((count, columns))
+    waiting: list[Candidates] = []
     for first, vectors, alive in blocks:
         per_item = vectors.shape[1]
         if per_item > columns:
@@ -89,23 +91,33 @@ def _search(queries: Tensor, blocks: Iterable[Block], k: int) -> tuple[NDArray[n
                 scores = scores.view(count, len(part), per_item).amax(2)
             if alive is not None:
                 scores = scores.masked_fill(~alive[start : start + step], -torch.inf)
-            rows, best = _merged(rows, best, first + start, scores)
+            waiting.append(_better(best, first + start, scores))
+            if sum(len(found) for found, _, _ in waiting) >= rows.size:  # sorting a few with all the rest is waste
+                rows, best = _merged(rows, best, waiting)
+                waiting = []
+    if waiting:
+        rows, best = _merged(rows, best, waiting)
     rows[rows == LAST] = NOTHING
     return rows, best
 
 
-def _merged(rows: NDArray[np.int64], best: Tensor, first: int, scores: Tensor) -> tuple[NDArray[np.int64], Tensor]:
-    """The best of what was found and of a block behind it: falling scores, then rising rows."""
+def _better(best: Tensor, first: int, scores: Tensor) -> Candidates:
+    """Queries, rows and scores of a block that beat the worst of the best so far."""
     count, k = best.shape
     better = scores > best[:, -1:]  # a later row of the same score never comes before an earlier one
     if int(better.sum()) > 8 * count * k and scores.shape[1] > k:
         better &= scores >= scores.topk(k).values[:, -1:]
     queries, columns = better.nonzero(as_tuple=True)
-    if not len(queries):
-        return rows, best
-    owner = np.concatenate((np.repeat(np.arange(count), k), queries.numpy()))
-    score = np.concatenate((best.numpy().ravel(), scores[queries, columns].numpy()))
-    row = np.concatenate((rows.ravel(), columns.numpy() + first))
+    return queries.numpy(), columns.numpy() + first, scores[queries, columns].numpy()
+
+
+def _merged(rows: NDArray[np.int64], best: Tensor, waiting: Sequence[Candidates]) -> tuple[NDArray[np.int64], Tensor]:
+    """The best of what was found and of what waits behind it: falling scores, then rising rows."""
+    count, k = best.shape
+    queries, behind, scores = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
+    owner = np.concatenate((np.repeat(np.arange(count), k), queries))
+    score = np.concatenate((best.numpy().ravel(), scores))
+    row = np.concatenate((rows.ravel(), behind))
     order = np.lexsort((row, -score, owner))
     place = np.arange(len(order)) - np.searchsorted(owner[order], np.arange(count))[owner[order]]
     kept = order[place < k]
