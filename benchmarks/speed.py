@@ -56,6 +56,14 @@ def milliseconds(call: Callable[[], object], rounds: int) -> float:
     return 1e3 * median(seconds(calls) for _ in range(rounds))
 
 
+def write(lines: dict[str, dict[str, str | float]], note: str) -> None:
+    """All lines and where they were measured."""
+    text = [f'machine = "{", ".join(filter(None, (machine(), note)))}"', 'command = "python benchmarks/speed.py"']
+    text += ["", "[networks]"]
+    text += [f'"{name}" = {{input = "{line["input"]}", ms = {line["ms"]:g}}}' for name, line in sorted(lines.items())]
+    FILE.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measure what is named or missing; write all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -71,10 +79,7 @@ def main() -> None:
         what, call = work(card)
         lines[card.name] = {"input": what, "ms": float(f"{milliseconds(call, args.rounds):.3g}")}
         print(card.name, lines[card.name])
-    about = f"{machine()}{'; ' if args.note else ''}{args.note}"
-    text = [f'machine = "{about}"', 'command = "python benchmarks/speed.py"', "", "[networks]"]
-    text += [f'"{name}" = {{input = "{line["input"]}", ms = {line["ms"]:g}}}' for name, line in sorted(lines.items())]
-    FILE.write_text("\n".join(text) + "\n", encoding="utf-8")
+        write(lines, args.note)  # a line a network, so that a run that is stopped goes on
 
 
 if __name__ == "__main__":

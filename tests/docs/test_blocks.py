@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "docs" / "guides").glob("*.md"))
-SLOW = ("ground", "scale", "search_videos", "teach")  # more than ten seconds of a core together
+SLOW = ("add_a_family", "filter", "first_minutes", "ground", "publish", "scale", "search_videos", "teach")
 BLOCK = re.compile(r"(?:<!-- (skip|slow|file): (.+?) -->\n)?```(\S*)\n(.*?)```", re.DOTALL)
 
 
@@ -76,12 +76,19 @@ def follow(path, desk, *, slow):
             assert printed == block.code
 
 
+@pytest.mark.parametrize("path", [p for p in PAGES if p.stem not in SLOW], ids=lambda path: path.stem)
+def test_a_page_can_be_followed(path, desk):
+    follow(path, desk, slow=False)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.stem in SLOW else ()) for p in PAGES],
+    [p for p in PAGES if p.stem in SLOW or any(block.mark == "slow" for block in blocks(p))],
+    ids=lambda path: path.stem,
 )
-def test_a_page_can_be_followed(path, desk):
-    follow(path, desk, slow=path.stem in SLOW)
+def test_a_slow_page_can_be_followed(path, desk):
+    follow(path, desk, slow=True)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

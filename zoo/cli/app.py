@@ -54,6 +54,7 @@ def zoo_command(
         for command, does in WAY:
             out.line(f"  {out.style(command, 'bold')}")
             out.line(f"      {does}")
+        raise typer.Exit(2)  # nothing was asked for
 
 
 def commands() -> typer.Typer:

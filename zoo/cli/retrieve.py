@@ -206,6 +206,8 @@ def search_(
             rows(found[number])
             if ranking.error:
                 failures.add(ranking.error)
+    if not any(map(len, found)):
+        out.say(f"nothing found; zoo retrieve info {index} says what is in the index")
     for fault in extras.faults:
         out.say(f"{fault.message}")
     answered = [ranking for ranking in found if not ranking.error]

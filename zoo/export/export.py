@@ -174,7 +174,7 @@ def trace(
         model: The network.
         size: (C, H, W) of its input.
         dynamic_size: Leave height and width open as well.
-        dtype: Of its input.
+        dtype: Type of the input.
 
     Raises:
         UsageError: They were to be open, and the network fixes them.

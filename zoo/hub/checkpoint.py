@@ -149,7 +149,8 @@ def _refuse_foreign(path: Path, start: bytes, length: int, size: int) -> None:
         raise IntegrityError(f"{path} is empty", hint="get the file again")
     if start[8:9] != b"{" and length > 8:  # a length of 640 is spelled like a pickle's first bytes, so this comes first
         kind, hint = next(
-            (rest for magic, *rest in FOREIGN if start.startswith(magic)), ("of another kind", "zoo loads only those")
+            (rest for magic, *rest in FOREIGN if start.startswith(magic)),
+            ("of another kind", "zoo loads only those; zoo convert makes one of an author's file"),
         )
         raise IntegrityError(f"{path} is no safetensors file: it is {kind}", hint=hint)
     if size > min(length - 8, max(LONGEST_HEADER, length // 8)):
