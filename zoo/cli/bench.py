@@ -8,7 +8,6 @@ import typer
 from zoo.cli import out
 from zoo.cli.app import app
 from zoo.cli.options import SPEED, Debug, Json, Quiet, model_names
-from zoo.errors import InputError
 
 if TYPE_CHECKING:
     from zoo.bench.bench import Timing
@@ -120,15 +119,13 @@ def bench(
 
 def _plot(timings: "list[Timing]", path: Path) -> None:
     """Pictures a second over batch sizes, a panel a contender."""
+    from zoo.tasks.draw import save_picture
     from zoo.viz.curves import curves
 
     series: dict[str, list[tuple[float, float]]] = {}
     for t in sorted(timings, key=lambda t: t.batch_size):
         series.setdefault(f"{t.name} {t.engine} {t.device} {t.dtype}", []).append((t.batch_size, t.rate))
-    try:
-        curves(series, across="batch").save(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be written: {error}", hint="a .png in a folder that is there") from None
+    save_picture(lambda: curves(series, across="batch"), path)
 
 
 def _cells(timing: "Timing") -> tuple[str, ...]:
