@@ -224,10 +224,9 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, how):
         source.write_bytes(pickle.dumps(content))
     else:
         save(source, content, _use_new_zipfile_serialization=how == "torch")
-    with pytest.raises(IntegrityError, match="plain weights") as refused:
+    with pytest.raises(IntegrityError, match="plain weights"):
         convert("reste_resnet20_cifar", source, tmp_path / "out.safetensors")
     assert not trace.exists()
-    assert len(refused.value.message) < len(str(source)) + 150, "torch's advice is left out"
 
 
 class Huge:

@@ -8,7 +8,6 @@ tensors over as safetensors.
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -147,9 +146,7 @@ def _limit(size: int, seconds: int) -> None:
 def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return f"it wants more memory than {TIMES} times its size"
-    # between two halves of a page of torch's advice
-    said = re.search(r"WeightsUnpickler error: (.*?)(?:\. Please|$)", str(error), re.MULTILINE)
-    return said[1] if said else one_line(error)
+    return one_line(error)
 
 
 def _main() -> None:

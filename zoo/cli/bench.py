@@ -8,6 +8,7 @@ import typer
 from zoo.cli import out
 from zoo.cli.app import app
 from zoo.cli.options import SPEED, Debug, Json, Quiet, model_names
+from zoo.errors import InputError
 
 if TYPE_CHECKING:
     from zoo.bench.bench import Timing
@@ -119,13 +120,15 @@ def bench(
 
 def _plot(timings: "list[Timing]", path: Path) -> None:
     """Pictures a second over batch sizes, a panel a contender."""
-    from zoo.tasks.draw import save_picture
     from zoo.viz.curves import curves
 
     series: dict[str, list[tuple[float, float]]] = {}
     for t in sorted(timings, key=lambda t: t.batch_size):
         series.setdefault(f"{t.name} {t.engine} {t.device} {t.dtype}", []).append((t.batch_size, t.rate))
-    save_picture(lambda: curves(series, across="batch"), path)
+    try:
+        curves(series, across="batch").save(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be written: {error}", hint="a .png in a folder that is there") from None
 
 
 def _cells(timing: "Timing") -> tuple[str, ...]:

@@ -81,9 +81,7 @@ def serve(
     try:
         listen(build_app(pipe, limits), host, port, limits, lambda address: out.say(f"{pipe} at {address}"))
     except OSError as error:
-        raise InputError(
-            f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --host, --port"
-        ) from None
+        raise InputError(f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --port") from None
 
 
 @app.command(rich_help_panel=PANEL)
@@ -141,6 +139,4 @@ def demo(
         try:
             listen(build_demo(Path(folder), limits, device), host, port, limits, ready)
         except OSError as error:
-            raise InputError(
-                f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --host, --port"
-            ) from None
+            raise InputError(f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --port") from None
