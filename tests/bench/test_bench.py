@@ -71,6 +71,7 @@ def test_json_goes_to_stdout_alone():
         (["dilateformer_pico"], {"dtypes": ["float8"]}, UsageError, "float8"),
         (["dilateformer_pico"], {"side": 4}, UsageError, "dilateformer_pico does not run on 4x4 pixels"),
         (["dilateformer_pico"], {"engines": ["steam"]}, UsageError, "steam"),
+        (["tmvm_tiny"], {}, UsageError, "made to retrieve, in films"),
         (
             ["dilateformer_pico"],
             {"engines": ["openvino"], "dtypes": ["bfloat16"]},

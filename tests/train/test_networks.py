@@ -7,9 +7,10 @@ from safetensors.torch import save_file
 
 import zoo
 from zoo.errors import UnknownName, UsageError
+from zoo.train.course import Place
 from zoo.train.methods import new_method
 from zoo.train.networks import Teacher, input_of, new_network, normalise
-from zoo.train.recipe import Data, Distill, Recipe, Schedule
+from zoo.train.recipe import Data, Distill, Recipe, Schedule, load_recipe
 
 CPU = torch.device("cpu")
 ARCH = "reste_resnet20_cifar"
@@ -89,3 +90,21 @@ def test_a_teacher_of_other_classes(weights):
     wanted = Distill(teacher=ARCH, checkpoint=str(weights))
     with pytest.raises(UsageError, match="knows 10 classes, the data has 5"):
         Teacher(wanted, new_method("plain"), 5, input_of(ARCH), CPU)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model", "hint"),
+    [
+        ("reste_resnet20_cifar", "tmvm_tiny", "classify"),
+        ("metric_imbalance", "stvgformer_tiny", "classify"),
+        ("stvgformer_tiny", "sgiel_pico", "ground"),
+        ("tmvm_tiny", "pslt_pico", "retrieve"),
+        ("sgiel_pico_people", "pslt_pico", "reid"),
+    ],
+)
+def test_networks_of_other_tasks_are_refused_before_any_data(recipe, model, hint, tmp_path):
+    wanted = load_recipe(recipe, (f"model={model}",))
+    method = new_method(wanted.method, **wanted.method_args)
+    with pytest.raises(UsageError, match=f"^{model}.* is made to ") as refused:
+        method.course(wanted, Place(tmp_path, CPU))
+    assert refused.value.hint == f"zoo list --task {hint}"

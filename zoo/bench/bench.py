@@ -31,6 +31,7 @@ __all__ = ["Contender", "Timing", "bench", "contenders"]
 
 RUNTIMES = ("onnxruntime", "openvino")
 ENGINES = ("auto", "float", "packed", "compiled", *RUNTIMES)
+FILMS = ("retrieve", "ground")  # tasks whose networks take films, and words
 WARM_UP = 2  # calls that are not counted: caches fill, algorithms are chosen
 SHORTEST = 0.05  # seconds of a measurement; shorter calls are repeated, or the clock would be what is measured
 
@@ -221,9 +222,16 @@ def _exported(model: nn.Module, size: tuple[int, int, int], runtime: str) -> Cal
 
 
 def _network(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The network of a name and the size of its input."""
+    """The network of a name and the size of its input.
+
+    Raises:
+        UsageError: It does not take pictures alone.
+    """
     if _is_ours(name):
-        return create_model(name), resolve(name).input.size
+        card = resolve(name)
+        if card.task in FILMS:
+            raise UsageError(f"{card.name} is made to {card.task}, in films", hint="give networks of pictures")
+        return create_model(name), card.input.size
     import timm
 
     model = timm.create_model(name)

@@ -168,6 +168,8 @@ def frame_times(path: str | Path) -> NDArray[np.float64]:
             scale = float(stream.time_base)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise damaged(str(path), error) from error
+    if not ticks:
+        raise InputError(f"{path} has no picture", hint="give a video")
     if None in ticks:  # a stream that does not say; its average rate has to do
         return np.arange(len(ticks)) / rate
     times = np.sort(np.array(ticks, np.float64)) * scale

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from zoo.data.windows import Clip, Entry, batches_of_all
 from zoo.errors import InputError, ZooError
-from zoo.index.facts import Facts
 from zoo.index.gallery import Gallery
 from zoo.index.store import Store, open_or_create
 from zoo.tasks.retrievers import Retriever
@@ -82,16 +81,7 @@ def index_videos(
         InputError: It cannot be written.
     """
     settings = {"window": window if window < float("inf") else None, "stride": stride, "frames": retriever.frames}
-    facts = Facts(
-        task="retrieve",
-        model=retriever.name,
-        weights=retriever.weights,
-        preprocessing=retriever.preprocessing,
-        dim=retriever.dim,
-        per_item=retriever.per_item,
-        settings=settings,
-    )
-    store = open_or_create(str(folder), facts, address)
+    store = open_or_create(str(folder), retriever.facts(settings), address)
     done = Indexed()
     known: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for row, item in store.items():

@@ -190,17 +190,8 @@ def _require(facts: Facts, retriever: Retriever, where: str) -> None:
     Raises:
         WeightsUnavailable: Other weights or preprocessing made them.
     """
-    own = Facts(
-        task="retrieve",
-        model=retriever.name,
-        weights=retriever.weights,
-        preprocessing=retriever.preprocessing,
-        dim=retriever.dim,
-        per_item=retriever.per_item,
-        settings=facts.settings,
-    )
     try:
-        facts.require(own, where)
+        facts.require(retriever.facts(facts.settings), where)
     except UsageError as error:
         raise WeightsUnavailable(
             error.message, hint=f"--weights FILE, the one it was made with; {error.hint}"

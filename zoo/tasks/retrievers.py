@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import torch
@@ -23,6 +23,7 @@ from zoo.data.tokens import Tokens, tokenizer
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, UsageError, WeightsUnavailable
 from zoo.hub.fetch import sha256_of, weights_path
+from zoo.index.facts import Facts
 from zoo.layers.text import bert, sentence
 from zoo.registry.card import Input
 from zoo.registry.labels import label_names
@@ -100,6 +101,18 @@ class Retriever:
         """Digest of all that happens to a clip before the network."""
         facts = {"input": msgspec.to_builtins(self.input), "frames": self.frames, "sampling": SAMPLING}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def facts(self, settings: dict[str, Any]) -> Facts:
+        """What an index of its vectors states about itself, with settings of the index's own."""
+        return Facts(
+            task="retrieve",
+            model=self.name,
+            weights=self.weights,
+            preprocessing=self.preprocessing,
+            dim=self.dim,
+            per_item=self.per_item,
+            settings=settings,
+        )
 
     @torch.inference_mode()
     def clips(self, video: Tensor, seen: Tensor) -> "Prototypes":

@@ -17,7 +17,7 @@ from zoo.tasks.decode import spare_cores
 from zoo.train.feed import Batch, Feed, Learnt
 from zoo.train.measure import Judge
 from zoo.train.methods import Method
-from zoo.train.networks import Teacher, input_of, normalise
+from zoo.train.networks import CLASSIFIERS, Teacher, input_of, normalise
 from zoo.train.recipe import Augment, Recipe
 
 __all__ = ["Course", "Lesson", "PictureCourse", "Place"]
@@ -95,14 +95,14 @@ class PictureCourse:
 
     Raises:
         InputError: The data cannot be had.
-        UsageError: There are fewer pictures than a batch holds.
+        UsageError: The network is no classifier, or there are fewer pictures than a batch holds.
         UnknownName: No such network.
     """
 
     def __init__(self, recipe: Recipe, method: Method, place: Place) -> None:
         self.recipe, self.method, self.device = recipe, method, place.device
         count = recipe.schedule.batch_size
-        self.input = input_of(recipe.model)
+        self.input = input_of(recipe.model, *CLASSIFIERS)
         whole = open_data(recipe.data.name, recipe.data.split, place.data)
         pictures, held_out = whole.split(recipe.data.held_out, recipe.seed)
         names = pictures.names

@@ -29,14 +29,15 @@ from zoo.errors import InputError, UsageError
 from zoo.hub.checkpoint import write_whole
 from zoo.layers.wrapped import unwrapped
 from zoo.models.stvgformer import STVGFormer
-from zoo.registry.names import resolve
 from zoo.tasks.decode import spare_cores
+from zoo.tasks.draw import output_folder
 from zoo.tasks.ground import GroundPipeline, Settings
 from zoo.tasks.ground_score import by_kind, score_set
 from zoo.tasks.sentences import sentence_reader
 from zoo.train.course import Place
 from zoo.train.feed import STAND_INS, Feed
 from zoo.train.grounding import Films, GroundingMethod
+from zoo.train.networks import card_of
 from zoo.train.recipe import Recipe
 
 __all__ = ["FilmCourse"]
@@ -110,15 +111,15 @@ class FilmCourse:
         place: Where.
 
     Raises:
-        UsageError: The network does not ground, or there are fewer films than a batch holds.
+        UsageError: The network does not ground, there are fewer films than a batch holds, or no folder for features.
         InputError: The data, or the tokenizer, cannot be had.
     """
 
     def __init__(self, recipe: Recipe, method: FilmMethod, place: Place) -> None:
-        card = resolve(recipe.model)
-        if card.task != "ground":
-            raise UsageError(f"{card.name} is made to {card.task}", hint="zoo list --task ground")
+        card = card_of(recipe.model, "ground")
         self.recipe, self.method, self.place, self.card = recipe, method, place, card
+        if method.features:
+            output_folder(Path(method.features))
         root, data = place.data or settings.data_root(), recipe.data
         learnt = open_tubes(data.name, data.split, root)
         self.exam = open_tubes(data.name, data.eval_split, root) if data.eval_split else None
@@ -327,7 +328,6 @@ def _maps(model: STVGFormer, seen: Seen, device: torch.device) -> Tensor:
             made.append(model.video_encoder(statistics.normalise(clip))[0].half().cpu())
         maps = torch.stack(made)
         if seen.cache:
-            Path(seen.cache).parent.mkdir(parents=True, exist_ok=True)
             write_whole(Path(seen.cache), save({"maps": maps}))
     chosen = maps[seen.steps].to(device).float()
     if seen.window == (0.0, 0.0, 1.0, 1.0):

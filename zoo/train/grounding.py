@@ -14,6 +14,7 @@ from zoo.models.stvgformer import Grounding, STVGFormer
 from zoo.models.stvgformer_encoders import read_words
 from zoo.tasks.ground_score import by_kind, score_scenes
 from zoo.train.course import Place
+from zoo.train.networks import card_of
 from zoo.train.recipe import Recipe
 
 __all__ = ["NAME", "Films", "GroundingMethod", "SceneCourse"]
@@ -86,10 +87,11 @@ class SceneCourse:
         place: Where.
 
     Raises:
-        UsageError: There are no such scenes, or fewer than a batch.
+        UsageError: The network does not ground, or there are no such scenes, or fewer than a batch.
     """
 
     def __init__(self, recipe: Recipe, method: GroundingMethod, place: Place) -> None:
+        card_of(recipe.model, "ground")
         self.recipe, self.method, self.place = recipe, method, place
         self.seeds = _seeds(recipe.data.split)
         self.exam = _seeds(recipe.data.eval_split) if recipe.data.eval_split else range(0)

@@ -28,7 +28,7 @@ from zoo.metrics.imbalance import ImbalanceScores, imbalance_scores
 from zoo.tasks.decode import spare_cores
 from zoo.train.course import Place
 from zoo.train.feed import NOBODY, Batch, Feed, Learnt, Measured
-from zoo.train.networks import input_of, normalise
+from zoo.train.networks import CLASSIFIERS, input_of, normalise
 from zoo.train.rebalance import Known
 from zoo.train.recipe import Recipe
 from zoo.train.representation import Representation
@@ -109,7 +109,7 @@ class _Mixed(Learnt):
     """Batches as classes are to be met, and behind each a second one with as many pictures of several classes."""
 
     def __init__(self, data: Data, recipe: Recipe, place: Place, method: "Method") -> None:
-        super().__init__(data, recipe, input_of(recipe.model), place.rank, place.world)
+        super().__init__(data, recipe, input_of(recipe.model, *CLASSIFIERS), place.rank, place.world)
         self.method = method
         self.natural = len(self.mine)
         able = int((class_counts(data.labels, len(data.names)) > 1).sum())
@@ -178,10 +178,10 @@ class ImbalanceCourse:
 
     def __init__(self, recipe: Recipe, method: "Method", place: Place) -> None:
         self.recipe, self.method, self.place = recipe, method, place
+        self.input = input_of(recipe.model, *CLASSIFIERS)
         self.divided = divide(recipe, method, place.data)
         self.data = self.divided.data
         self.names = self.data.names
-        self.input = input_of(recipe.model)
         learnt = self.data[self.divided.learnt]
         count = recipe.schedule.batch_size
         self.steps = len(learnt) // count

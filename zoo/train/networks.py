@@ -11,12 +11,14 @@ import zoo
 from zoo.data.transforms import standardise
 from zoo.errors import UsageError
 from zoo.interop.timm_names import is_timms, timm_input, timm_network
-from zoo.registry.card import Input
+from zoo.registry.card import Card, Input
 from zoo.registry.names import resolve
 from zoo.train.methods import Method
 from zoo.train.recipe import Distill, Recipe
 
-__all__ = ["Teacher", "input_of", "new_network", "normalise"]
+__all__ = ["CLASSIFIERS", "Teacher", "card_of", "input_of", "new_network", "normalise"]
+
+CLASSIFIERS = ("classify", "embed")  # tasks of networks that may learn classes
 
 
 def new_network(recipe: Recipe, args: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
@@ -41,9 +43,22 @@ def new_network(recipe: Recipe, args: dict[str, Any]) -> tuple[nn.Module, dict[s
     return network, args
 
 
-def input_of(model: str) -> Input:
-    """Preprocessing of a network of ours or of timm's."""
-    return timm_input(model) if is_timms(model) else resolve(model).input
+def card_of(model: str, *tasks: str) -> Card:
+    """The card of a network that is made for one of some tasks; for any where none is named.
+
+    Raises:
+        UnknownName: No such network.
+        UsageError: It is made for another task.
+    """
+    card = resolve(model)
+    if tasks and card.task not in tasks:
+        raise UsageError(f"{card.name} is made to {card.task}", hint=f"zoo list --task {tasks[0]}")
+    return card
+
+
+def input_of(model: str, *tasks: str) -> Input:
+    """Preprocessing of a network of ours that is made for one of some tasks, or of timm's; errors as of `card_of`."""
+    return timm_input(model) if is_timms(model) else card_of(model, *tasks).input
 
 
 def normalise(images: Tensor, input: Input, channels_last: bool) -> Tensor:
@@ -80,7 +95,7 @@ class Teacher:
         self.wanted = wanted
         self.method = method
         self.model = model.to(device).eval().requires_grad_(False)
-        own = input_of(wanted.teacher)
+        own = input_of(wanted.teacher, *CLASSIFIERS)
         mean, std, theirs, spread = (
             torch.tensor(values, device=device).view(1, -1, 1, 1)
             for values in (own.mean, own.std, pupil.mean, pupil.std)

@@ -15,7 +15,7 @@ from zoo.interop.timm_names import is_timms
 from zoo.registry.names import resolve
 from zoo.train.course import PictureCourse, Place
 from zoo.train.methods import Method, new_method
-from zoo.train.networks import input_of, new_network
+from zoo.train.networks import CLASSIFIERS, input_of, new_network
 from zoo.train.recipe import Recipe
 
 __all__ = ["plan"]
@@ -52,7 +52,7 @@ def plan(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
     held, activations = 0, None
     if isinstance(course, PictureCourse) or (course is None and type(method).course is Method.course):
         learnt = course.learnt if course else None
-        input = input_of(recipe.model)
+        input = input_of(recipe.model, *CLASSIFIERS)
         side = learnt.side if learnt else recipe.data.size or input.size[1]
         held = 0 if learnt is None or isinstance(learnt.data, Samples) else learnt.data.images.nbytes
         pair = torch.rand(2, input.size[0], side, side)  # batch norm needs two

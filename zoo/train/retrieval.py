@@ -24,6 +24,7 @@ from zoo.tasks.retrieve_eval import Exam, evaluate_retrieval
 from zoo.tasks.retrievers import Retriever
 from zoo.train.course import Place
 from zoo.train.feed import STAND_INS, Feed
+from zoo.train.networks import card_of
 from zoo.train.recipe import Recipe
 
 __all__ = ["ClipBatch", "ClipCourse", "RetrievalMethod"]
@@ -79,9 +80,7 @@ class ClipCourse:
     """
 
     def __init__(self, recipe: Recipe, method: RetrievalMethod, place: Place) -> None:
-        card = resolve(recipe.model)
-        if card.task != "retrieve":
-            raise UsageError(f"{card.name} is made to {card.task}", hint="zoo list --task retrieve")
+        card = card_of(recipe.model, "retrieve")
         self.recipe, self.method, self.place, self.input = recipe, method, place, card.input
         self.builder_args: dict[str, Any] = {}
         self.bad: dict[str, None] = {}

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -165,20 +166,7 @@ def _answered(tab: Tab, given: Given) -> dict[str, Any]:
 
 
 def _described(tab: Tab) -> dict[str, Any]:
-    fields = [
-        {
-            "name": field.name,
-            "label": field.label,
-            "kind": field.kind,
-            "value": field.value,
-            "choices": field.choices,
-            "least": field.least,
-            "most": field.most,
-            "step": field.step,
-        }
-        for field in tab.fields
-    ]
-    examples = [{"title": example.title, "values": example.values} for example in tab.examples]
+    fields, examples = ([asdict(one) for one in part] for part in (tab.fields, tab.examples))
     return {"name": tab.name, "title": tab.title, "about": tab.about, "fields": fields, "examples": examples}
 
 

@@ -247,7 +247,8 @@ class PairCourse:
 
     Raises:
         InputError: The data cannot be had, or has too few identities.
-        UsageError: The batch is not the steps', or does not divide among processes and parts.
+        UsageError: The network is of another task, or the batch is not the steps' or does not divide among
+            processes and parts.
     """
 
     def __init__(self, recipe: Recipe, method: Method, place: Place) -> None:
@@ -265,7 +266,7 @@ class PairCourse:
                 "processes",
                 hint="change method_args.identities and schedule.batch_size",
             )
-        self.input = input_of(recipe.model)
+        self.input = input_of(recipe.model, "reid")
         learnt = open_crops(recipe.data.name, recipe.data.split, place.data)
         exam, name = None, recipe.data.eval_split
         if name:
