@@ -12,7 +12,7 @@ from made.families import STATES, families, picture, size
 from made.svg import Drawing
 from zoo.registry.card import Card, Figure
 
-__all__ = ["gallery_page", "plots"]
+__all__ = ["SPEEDS", "gallery_page", "plots"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 300, 56, 20, 34, 46
 COSTS = {"gmacs": "multiply-adds of one input, G", "ms": "CPU time of one input, ms"}
