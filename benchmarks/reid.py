@@ -1,7 +1,7 @@
 """Re-identification against plain ways: embedding, exact search, approximate search, figures.
 
-    python benchmarks/reid.py metrics embed          a minute
-    python benchmarks/reid.py search [--rows N]      1,000,000 rows of 2,048: 4 GB of disk, 9 GB of memory, some minutes
+    python benchmarks/reid.py metrics embed large    some minutes
+    python benchmarks/reid.py search [--rows N]      1,000,000 rows of 2,048: 4 GB of disk, 9 GB of memory, ten minutes
 
 CPU time of one thread; both sides in one process, in turns; a ratio is the median over rounds.
 """
@@ -169,7 +169,7 @@ def search(rows: int, folder: Path, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=("metrics", "embed", "search"))
+    parser.add_argument("what", nargs="+", choices=("metrics", "embed", "large", "search"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the gallery goes, kept out of memory file systems")
@@ -179,8 +179,9 @@ def main() -> None:
     if "metrics" in args.what:
         metrics(args.rounds)
     if "embed" in args.what:
-        embed("sgiel_pico", 640, 64, 5)
-        embed("sgiel_r50", 16, 16, 3)
+        embed("sgiel_pico", 320, 64, args.rounds)
+    if "large" in args.what:
+        embed("sgiel_r50", 16, 16, args.rounds)
     if "search" in args.what:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             search(args.rows, Path(folder), args.rounds)

@@ -1,3 +1,5 @@
+"""The extras: those of the package, each with what it brings, and what is missing named."""
+
 import re
 import sys
 import tomllib

@@ -89,4 +89,5 @@ class IntegrityError(ZooError):
 
 def one_line(error: BaseException, most: int = 200) -> str:
     """What a library's error says, on one line and cut to a length; its kind where it says nothing."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    said = f"no {error}" if isinstance(error, KeyError) and error.args else str(error)  # which says the key alone
+    return " ".join(said.split())[:most] or type(error).__name__

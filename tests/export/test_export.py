@@ -351,6 +351,44 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     assert caught.value.hint == "pip install 'zoo[export]'"
 
 
+@pytest.mark.parametrize(("task", "output"), [("video", "prototypes"), ("text", "vector")])
+def test_the_two_encoders_of_a_retrieval_network_have_a_file_each(task, output, tmp_path):
+    path = tmp_path / "net.onnx"
+    done = export("tmvm_tiny", path, task=task)
+    assert done.batch_sizes == (1, 2, 5)
+    assert done.largest_difference < 1e-5  # unit vectors, float32 sums in another order
+    network = zoo.create_model("tmvm_tiny", pretrained=True).eval()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        if task == "video":
+            given = torch.randn(3, 4, 3, 64, 64, generator=random)
+            expected = network.encode_video(given).vectors
+        else:
+            given = torch.tensor([[5, 9, 3, 0], [7, 2, 0, 0]])
+            given = torch.nn.functional.pad(given, (0, network.max_words - 4))
+            expected = network.encode_text(given, given != 0)
+            shorter = network.encode_text(given[:, :4], given[:, :4] != 0)
+            torch.testing.assert_close(expected, shorter, rtol=0, atol=1e-5)  # padding changes nothing
+    found = session.run([output], {session.get_inputs()[0].name: given.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-5)
+    facts = properties(path)
+    assert facts["task"] == task
+    assert ("mean" in facts) == (task == "video"), "words have no preprocessing in pixels"
+    assert ("vocabulary" in facts) == (task == "text")
+
+
+def test_an_encoder_has_to_be_named(tmp_path):
+    with pytest.raises(UsageError, match="two encoders") as caught:
+        export("tmvm_tiny", tmp_path / "net.onnx")
+    assert caught.value.hint == "--task video or text"
+    with pytest.raises(UsageError, match="only the size of single pictures"):
+        export("tmvm_tiny", tmp_path / "net.onnx", task="video", dynamic_size=True)
+    with pytest.raises(UsageError, match="cannot be exported") as caught:
+        export("pyramid_texture_filter", tmp_path / "net.onnx")
+    assert "another task" in caught.value.hint
+
+
 def test_other_channels_than_the_cards_have_no_preprocessing(written, tmp_path):
     with pytest.raises(UsageError, match="takes 1 channels"):
         export(RESNET, tmp_path / "net.onnx", checkpoint_path=written(in_chans=1)[0])

@@ -19,6 +19,7 @@ from zoo.tasks.ground_score import score_model, score_set
 from zoo.train.course import Place
 from zoo.train.loop import train
 from zoo.train.methods import new_method
+from zoo.train.plan import plan
 from zoo.train.recipe import load_recipe, recipe_names
 
 SIDE, COUNT, RATE = 48, 24, 12
@@ -56,7 +57,7 @@ def vidstg(clip, name):
         "used_segment": {"begin_fid": 2, "end_fid": COUNT},
         "temporal_gt": {"begin_fid": max(2, span.start), "end_fid": span.end},
         "captions": asked,
-        "questions": [{**asked[0], "description": "who in red waves a hand"}],
+        "questions": [{**asked[0], "description": f"who is {clip.scene.sentence}"}],
     }
     sides = ("xmin", "ymin", "xmax", "ymax")
     frames = [[{"tid": 0, "bbox": dict(zip(sides, box.tolist(), strict=True))}] for box in clip.boxes[0] * SIDE]
@@ -141,7 +142,7 @@ def test_boxes_stay_on_who_is_meant_however_a_film_is_cut(sets, name):
                 assert 0 <= start < end <= duration + 1e-6
                 assert end - start == pytest.approx((sample.tube.end - sample.tube.start) / RATE, abs=1e-3)
                 t = int(films.marked[0].nonzero()[0])
-                at = start and (t + 0.5) / 10 * duration - start  # seconds behind the span's beginning
+                at = (t + 0.5) / 10 * duration - start  # seconds behind the span's beginning
                 frame = sample.start + sample.tube.start + int(max(0.0, at) * RATE + 1e-6)
                 expected = inside(clip.frames[frame] / 255.0, clip.boxes[0, frame])
                 picture = films.frames[0, t].permute(1, 2, 0).numpy()
@@ -244,3 +245,19 @@ def test_recipes_of_the_paper(sets):
     assert {name: shares[id(named[name])] for name in expected} == expected
     for name in ("backbone.0.body.conv1.weight", "video_encoder.convs.0.weight"):
         assert not named[name].requires_grad
+
+
+def test_what_a_training_would_be_without_its_data(tmp_path):
+    small = "model_args={image = 'convs', video = 'convs', text = 'word', vocabulary = ['red'], dim = 16, depth = 1}"
+    found = plan(load_recipe("stvgformer_hcstvg_v2", (small,)), tmp_path)
+    assert found["steps"] is None
+    assert found["memory_bytes"]["activations"] is None
+    assert found["memory_bytes"]["average"] == found["memory_bytes"]["weights"] > 0
+
+
+def test_what_a_training_would_be(sets):
+    small = "model_args={dim = 16, heads = 2, depth = 1, hidden = 16, map_dim = 8}"
+    overrides = (*SMALL, "data.name=hcstvg_v2", "data.eval_split=val", "schedule.accumulate=2", small)
+    found = plan(load_recipe("stvgformer_tiny", overrides), sets)
+    assert (found["examples"], found["steps"]) == (4, 2)
+    assert found["memory_bytes"]["activations"] > 0

@@ -265,10 +265,9 @@ def test_nonsense_leaves_the_server_up(server):
     assert requests.get(f"{server[1]}/health", timeout=20).status_code == 200
 
 
-@pytest.mark.slow
 def test_schemathesis_finds_nothing(server):
     pytest.importorskip("schemathesis")
-    command = ["run", f"{server[1]}/openapi.json", "--max-examples", "25"]
+    command = ["run", f"{server[1]}/openapi.json", "--max-examples", "10"]
     command += ["--exclude-checks", "positive_data_acceptance"]  # random bytes fit the document and are no picture
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", *command],

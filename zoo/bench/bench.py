@@ -242,7 +242,7 @@ def _is_ours(name: str) -> bool:
         import timm
 
         if not timm.is_model(name):
-            raise UnknownName(error.message, hint=f"{error.hint}; nor does timm know it") from None
+            raise UnknownName(f"{error.message}, here or in timm", hint=error.hint) from None
         return False
     return True
 

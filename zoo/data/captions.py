@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo.data.texts import read_json, read_table, read_text
 from zoo.data.video import VIDEO_SUFFIXES
-from zoo.errors import InputError, UsageError
+from zoo.errors import InputError, UsageError, one_line
 
 __all__ = ["Described", "caption_sets", "load_described", "protocol", "read_pairs"]
 
@@ -46,6 +46,8 @@ def read_pairs(path: Path) -> list[Described]:
             continue
         try:
             row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("no JSON object")
             sentences = row["captions"] if "captions" in row else [row["caption"]]
             end = None if row.get("end") is None else float(row["end"])
             key = (str(path.parent / row["video"]), float(row.get("start", 0.0)), end)
@@ -53,7 +55,7 @@ def read_pairs(path: Path) -> list[Described]:
                 raise ValueError("captions are sentences")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path}:{number}: {error}", hint='a line is {"video": "a.mp4", "captions": ["a dog runs"]}'
+                f"{path}:{number}: {one_line(error)}", hint='a line is {"video": "a.mp4", "captions": ["a dog runs"]}'
             ) from None
         merged.setdefault(key, []).extend(sentences)
     if not merged:

@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo.data.images import SUFFIXES
 from zoo.data.texts import read_lines, read_table
-from zoo.errors import InputError, UsageError
+from zoo.errors import InputError, UsageError, one_line
 
 __all__ = [
     "INFRARED_CAMERAS",
@@ -293,7 +293,8 @@ def table_test(path: Path) -> Test:
             {"query": test.queries, "gallery": test.gallery}[row["role"]].append(portrait)
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(
-                f"line {number} of {path}: {error}", hint="columns: path, pid, cam, modality, role (query or gallery)"
+                f"line {number} of {path}: {one_line(error)}",
+                hint="columns: path, pid, cam, modality, role (query or gallery)",
             ) from None
     return _some(test, path)
 
@@ -314,7 +315,7 @@ def read_labels(path: Path) -> dict[str, Clue]:
             for row in read_table(path, "give a CSV file")
         }
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: {error}", hint="columns: path, and any of pid, cam, modality") from None
+        raise InputError(f"{path}: {one_line(error)}", hint="columns: path, and any of pid, cam, modality") from None
 
 
 def clue(path: str) -> Clue:

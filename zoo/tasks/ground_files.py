@@ -66,7 +66,7 @@ def render(tubes: Sequence[Tube], out: Path, *, step: Callable[[], None] = lambd
                 for tube, colour in zip(good, colours, strict=True):
                     box = tube.box_at(frame.time)
                     if box is not None and tube.span:
-                        draw_box(pixels, box, f"{tube.query}  {tube.span.score:.2f}", colour)
+                        draw_box(pixels, box, f"{tube.span.score:.2f}  {tube.query}", colour)
                 draw_progress(pixels, min(1.0, frame.time / length), spans, colours)
                 writer.write(Frame(pixels, frame.time))
                 count += 1

@@ -273,4 +273,4 @@ def _class_names(
     parts = zip(*(torch.split(part.to(device), PARTS) for part in (tokens.ids, tokens.mask)), strict=True)
     names = torch.cat([read(ids, mask) for ids, mask in parts])
     network = Conse(classifier, names, (7, 7)).eval().requires_grad_(False)
-    return network.to(device, memory_format=torch.channels_last)  # the faster one for convolutions, on a CPU as well
+    return network.to(memory_format=torch.channels_last).to(device)  # the faster one for convolutions, on a CPU as well

@@ -27,6 +27,7 @@ from zoo.data.tubes import Annotation
 from zoo.data.video import VideoReader, frame_times
 from zoo.errors import InputError, UsageError
 from zoo.hub.checkpoint import write_whole
+from zoo.layers.wrapped import unwrapped
 from zoo.models.stvgformer import STVGFormer
 from zoo.registry.names import resolve
 from zoo.tasks.decode import spare_cores
@@ -144,7 +145,7 @@ class FilmCourse:
         return cast(Iterator[FilmBatch], self.feed([(epoch, at) for at in range(first, self.steps)]))
 
     def loss(self, model: nn.Module, part: list[tuple[Films, Seen | None]]) -> Tensor:
-        bare, device = STVGFormer.of(model), self.place.device
+        bare, device = unwrapped(model, STVGFormer), self.place.device
         losses = []
         for held, seen in part:
             films = held.to(device)
@@ -156,7 +157,7 @@ class FilmCourse:
     def measure(self, model: nn.Module) -> dict[str, float]:
         if not self.exam:
             return {}
-        bare = STVGFormer.of(model)
+        bare = unwrapped(model, STVGFormer)
         was_training = bare.training
         bare.eval()
         whole = Settings(window=float("inf"), stride=float("inf"), min_score=0.0)
@@ -208,14 +209,8 @@ class _Learnt(Dataset[FilmBatch]):
 
     def _film(self, sample: Annotation, path: Path, rng: np.random.Generator) -> tuple[Films, Seen | None]:
         times, tube = frame_times(path), sample.tube
-        start, end = tube.start + sample.start, min(tube.end + sample.start, len(times))
-        first, last = sample.start, sample.start + (tube.video_frames or len(times))
-        first, last = min(first, start), max(end, min(last, len(times)))
-        if start >= end:
-            raise InputError(f"{path} ends before the span of {sample.sentence!r}", hint="fetch it again")
-        if rng.random() < self.trim:
-            first, last = int(rng.integers(first, start + 1)), int(rng.integers(end, last + 1))
-        limits = np.append(times, times[-1] + 1 / sample.rate if sample.rate else times[-1])
+        start, end, first, last = self._part(sample, len(times), rng)
+        limits = np.append(times, times[-1] + (times[-1] / (len(times) - 1) if len(times) > 1 else 1.0))
         moments = middles(limits[first], limits[last], self.frames)
         numbers = shown_at(times, moments)
         marked = (numbers >= start) & (numbers < end)
@@ -230,6 +225,8 @@ class _Learnt(Dataset[FilmBatch]):
             whole, corner, side = self._sides(window, size, rng)
             film = Film(reader, times, {int(number) for number in numbers}, whole)
             film.decode_to(int(numbers.max()))
+        if film.damage:
+            raise film.damage
         frames = film.stack(numbers)[:, :, corner[0] : corner[0] + side[0], corner[1] : corner[1] + side[1]]
         shares = np.clip(
             (boxes / np.array(size * 2) - window[[0, 1, 0, 1]]) / np.tile(window[2:] - window[:2], 2), 0, 1
@@ -247,7 +244,19 @@ class _Learnt(Dataset[FilmBatch]):
         seen = self._seen(path, times, moments, (*window.tolist(),)) if self.clip.frames else None
         return films, seen
 
-    def _window(self, boxes: NDArray[np.float64], size: tuple[int, int], rng: np.random.Generator) -> NDArray[Any]:
+    def _part(self, sample: Annotation, count: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Frames of a video of `count` at which the span, and the part to look at around it, start and end."""
+        tube = sample.tube
+        start, end = tube.start + sample.start, min(tube.end + sample.start, count)
+        if start >= end:
+            raise InputError(f"{sample.video} ends before its span", hint="fetch it again")
+        used = sample.start + (tube.video_frames or count)
+        first, last = min(sample.start, start), max(end, min(used, count))
+        if rng.random() < self.trim:
+            return start, end, int(rng.integers(first, start + 1)), int(rng.integers(end, last + 1))
+        return start, end, first, last
+
+    def _window(self, boxes: NDArray[Any], size: tuple[int, int], rng: np.random.Generator) -> NDArray[Any]:
         """A cut-out that holds all boxes: left, top, right and bottom as shares of the frame."""
         if rng.random() >= self.cut:
             return np.array([0.0, 0.0, 1.0, 1.0])

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from zoo.data.texts import read_text
 from zoo.errors import UnknownName, UsageError
 
 __all__ = ["Augment", "Data", "Distill", "Optimizer", "Recipe", "Schedule", "headline", "load_recipe", "recipe_names"]
@@ -256,10 +257,10 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     if not path.is_file():
         near = difflib.get_close_matches(name, recipe_names(), 3, 0)
         raise UnknownName(f"no recipe {name!r}", hint=f"nearest: {', '.join(near)}; or give a path to a TOML file")
+    text = read_text(path, "a recipe is a TOML file", UsageError)
     try:
-        text = path.read_text(encoding="utf-8")
         fields = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path.name}: {error}", hint="mend the TOML") from None
     for override in overrides:
         _override(fields, override)
@@ -284,7 +285,7 @@ def _override(fields: dict[str, Any], override: str) -> None:
             raise UsageError(
                 f"{key}: {table} is no table", hint="zoo train --dry-run RECIPE prints the recipe's tables"
             )
-    if isinstance(fields.get(last), dict) and not isinstance(parsed, dict):
+    if isinstance(fields.get(last), dict) and not isinstance(parsed, dict) and f"{key}.name" in _types():
         fields, last = fields[last], "name"  # data=DIR and optimizer=adamw say what they mean
     fields[last] = parsed
 

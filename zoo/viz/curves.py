@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from zoo.viz.panels import FAINT, INK, PAPER, RULE
 from zoo.viz.text import ellipsize, font, text_width
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chart", "curves"]
 
-PAPER, INK, FAINT, RULE, LINE = (255, 255, 255), (28, 30, 36), (112, 118, 130), (232, 234, 239), (38, 98, 176)
+LINE = (38, 98, 176)
 COLOURS = (LINE, (214, 116, 36), (46, 140, 84), (192, 64, 72), (126, 92, 190), (96, 102, 112))  # of lines in one panel
 WIDTH, HEIGHT = 460, 240  # of a panel
 WIDE, TALL = 620, 340  # of a chart
