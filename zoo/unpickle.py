@@ -8,6 +8,7 @@ tensors over as safetensors.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -146,7 +147,8 @@ def _limit(size: int, seconds: int) -> None:
 def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return f"it wants more memory than {TIMES} times its size"
-    return one_line(error)
+    cause = re.search(r"[Uu]nsupported (global: |class )?(GLOBAL|operand)? ?[\w.]+", str(error))
+    return cause[0] if cause else one_line(error)  # torch wraps its cause in advice to read the file all the same
 
 
 def _main() -> None:

@@ -49,11 +49,12 @@ def words(family: str, card: Card) -> tuple[str, str, str, str]:
     said = importlib.import_module(card.builder.partition(":")[0]).__doc__ or card.summary
     line, *others = (" ".join(part.split()) for part in said.strip().split("\n\n"))
     name, _, idea = line.partition(": ")
+    sentence = idea or line
     file = TEXTS / f"{family}.md"
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     if text.startswith("# "):
         name, _, text = text.removeprefix("# ").partition("\n\n")
-    return name, idea or line, text, others[0] if others else ""
+    return name, sentence[0].upper() + sentence[1:], text, others[0] if others else ""
 
 
 def family_page(family: str, cards: list[Card]) -> str:

@@ -12,7 +12,7 @@ from made.families import STATES, families, picture, size
 from made.svg import Drawing
 from zoo.registry.card import Card, Figure
 
-__all__ = ["gallery_page", "plots"]
+__all__ = ["SPEEDS", "gallery_page", "plots"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 300, 56, 20, 34, 46
 COSTS = {"gmacs": "multiply-adds of one input, G", "ms": "CPU time of one input, ms"}
@@ -34,8 +34,8 @@ def gallery_page() -> str:
         '<option value="0.1">under 0.1 GMACs</option><option value="1">under 1 GMACs</option>'
         '<option value="5">under 5 GMACs</option></select></label>'
         '<label>Time of an input <select id="filter-ms"><option value="">any</option>'
-        '<option value="3">under 3 ms</option><option value="30">under 30 ms</option>'
-        '<option value="300">under 300 ms</option></select></label>'
+        '<option value="5">under 5 ms</option><option value="50">under 50 ms</option>'
+        '<option value="500">under 500 ms</option></select></label>'
         '<label><input id="filter-ready" type="checkbox"> weights to be had</label>'
         '<span id="filter-count" role="status"></span></form>'
     )
@@ -144,7 +144,7 @@ def _tile(family: str, card: Card) -> str:
     )
     cost = f"{card.params / 1e6:.2f} M parameters" if card.params else "no weights"
     cost += f", {card.gmacs:g} GMACs" if card.gmacs else ""
-    cost += f", {_cost(card, 'ms'):g} ms" if _cost(card, "ms") else ""
+    cost += f", {_cost(card, 'ms'):g}&nbsp;ms" if _cost(card, "ms") else ""
     state = STATES[card.weights.status] + (f", {size(card.weights.bytes)}" if card.weights.bytes else "")
     return (
         f'<a class="tile" href="cards/{card.name}.html" {data}>'

@@ -21,7 +21,7 @@ def family_table() -> str:
         cells = [
             name,
             ", ".join(map(_measured, ready)) or "-",
-            idea[0].upper() + idea[1:].rstrip("."),
+            idea.rstrip("."),
             f"`zoo {verb}`",
             ", ".join(_link(card, card.name.removeprefix(f"{family}_")) for card in cards if card not in ready) or "-",
         ]

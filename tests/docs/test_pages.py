@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 from made.architecture import house, layers  # noqa: E402  # found in the folder above
 from made.commands import command_names, examples  # noqa: E402
 from made.families import checkpoint_page, families, family_page, picture  # noqa: E402
-from made.gallery import gallery_page, plots  # noqa: E402
+from made.gallery import SPEEDS, gallery_page, plots  # noqa: E402
 
 FAMILIES = families()
 
@@ -42,6 +43,17 @@ def test_the_gallery_has_every_card():
     names = [card.name for cards in FAMILIES.values() for card in cards]
     assert re.findall(r'class="tile" href="cards/([^"]+)\.html"', page) == names
     assert plots([card for cards in FAMILIES.values() for card in cards])
+
+
+def test_speeds_are_of_networks_that_there_are():
+    cards = {card.name: card for cards in FAMILIES.values() for card in cards}
+    timed = tomllib.loads(SPEEDS.read_text(encoding="utf-8"))
+    assert set(timed["networks"]) <= set(cards)
+    assert timed["machine"]
+    page = gallery_page()
+    for name in ("reste_resnet20_cifar.c10", "pyramid_texture_filter.tog2023"):
+        tile = re.search(rf'href="cards/{re.escape(name)}\.html"[^>]*data-ms="([\d.]+)"', page)
+        assert float(tile[1]) == timed["networks"][name]["ms"]
 
 
 def test_the_house_shows_every_room():

@@ -57,6 +57,7 @@ BROKEN = {
     "one byte more": (GOOD + b"\0", "its header promises"),
     "header longer than the file": (b"\xff" * 8 + GOOD[8:], "header of"),
     "zip": (b"PK\x03\x04" + bytes(100), "zip archive"),
+    "new pickle": (b"\x80\x04\x95\x1d" + bytes(100), "a pickle"),
     "pickle": (b"\x80\x02}q\x00(X\x06\x00\x00\x00" + bytes(100), "a pickle"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "Git LFS pointer"),
     "page": (b"<!DOCTYPE html><html></html>", "error page"),

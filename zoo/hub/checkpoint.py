@@ -28,7 +28,7 @@ BITS = {
 }
 FOREIGN = (
     (b"PK\x03\x04", "a zip archive, perhaps a PyTorch pickle", "zoo convert ARCH FILE --out OUT.safetensors"),
-    (b"\x80\x02", "a pickle", "zoo convert ARCH FILE --out OUT.safetensors"),
+    *((bytes((0x80, protocol)), "a pickle", "zoo convert ARCH FILE --out OUT.safetensors") for protocol in range(2, 6)),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
     (b"<", "text, perhaps an error page", "download it again"),
 )
