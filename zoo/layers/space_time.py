@@ -61,7 +61,7 @@ class DividedAttention(nn.Module):
         mask = in_line if along == "time" else None  # (B, 1, 1, 1 + F)
         # each line as a head: four axes are what other runtimes know of this attention
         parts = F.scaled_dot_product_attention(lines(q[:, :, 1:]).flatten(1, 2), keys(k), keys(v), mask)
-        parts = parts.unflatten(1, (heads, -1))
+        parts = torch.unflatten(parts, 1, (heads, -1))
         parts = (parts.transpose(2, 3) if along == "time" else parts).flatten(2, 3)
         return self.proj(torch.cat((whole, parts), 2).transpose(1, 2).flatten(2))
 
