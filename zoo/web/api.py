@@ -1,6 +1,6 @@
 """A network behind HTTP: pictures in, results out, within limits, with health and metrics.
 
-FastAPI and uvicorn speak HTTP; the batches are ours (see benchmarks/serving.md for what was weighed against what). The
+FastAPI and uvicorn speak HTTP; the batches are ours (see benchmarks/scale.md for how fast that is). The
 server fetches nothing: a request holds its pictures, so that no address in it can lead anywhere.
 """
 
@@ -171,8 +171,13 @@ def serve(app: FastAPI, host: str, port: int, limits: ServeLimits, ready: Callab
     """
     import signal
     import socket
+    import sys
 
     import uvicorn
+
+    # a network gives the lock of Python away at each operation and waits for it again; while a form is being read, that
+    # takes as long as this, 5 ms by default
+    sys.setswitchinterval(0.0005)
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listening:

@@ -1,7 +1,7 @@
 """What the demo shows without being given anything: two photographs that come with zoo, people and films drawn here."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,7 +38,7 @@ class Samples:
         self.folder = folder
 
     @cached_property
-    def _makers(self) -> dict[str, Callable[[Path], None]]:
+    def _makers(self) -> Mapping[str, Callable[[Path], None]]:
         photographs = {path.name: partial(_copy, path) for path in sorted(settings.picture_folder().glob("*.jpg"))}
         people = {f"night-{i}.png": partial(_person, i, BY_NIGHT) for i in range(PEOPLE)}
         scenes = {f"scene-{i}.mp4": partial(_scene, i) for i in range(SCENES_SHOWN)}
