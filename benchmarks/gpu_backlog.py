@@ -8,7 +8,6 @@ figures and logs are collected in OUT/collected. A further starter is a line in 
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -17,8 +16,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-from zoo.train.recipe import recipe_names
 
 MORE_TO_DO = 75  # sysexits' EX_TEMPFAIL: try again
 GRACE = 60.0  # seconds that a job has to save its state
@@ -29,33 +26,46 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Starter:
-    """A network to train and measure.
+    """A network to train and measure; {data}, {drawn} and {weights} stand for --data, what is drawn, the checkpoint.
 
     Attributes:
         name: Of the collected weights.
-        model: Architecture.
         recipe: What trains it.
-        dataset: What it is measured on.
-        split: Part of it.
+        measure: `zoo`'s words that measure it, answering in JSON; none where the training itself ends with a table.
         overrides: Values in place of the recipe's.
+        draws: `zoo`'s words that draw the set it learns from, in {drawn}.
     """
 
     name: str
-    model: str
     recipe: str
-    dataset: str
-    split: str = "test"
+    measure: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    draws: tuple[str, ...] = ()
 
 
+def classifies(model: str, dataset: str, split: str = "test") -> tuple[str, ...]:
+    return ("eval", model, dataset, "--split", split, "--data", "{data}", "--checkpoint", "{weights}")
+
+
+FINDS = ("reid", "eval", "{drawn}", "--model", "sgiel_pico", "--checkpoint", "{weights}")
+RETRIEVES = ("retrieve", "eval", "zooclips", "--data", "{data}", "--model", "tmvm_tiny", "--weights", "{weights}")
+GROUNDS = ("ground-eval", "stvgformer_tiny", "zooclips_ground", "--checkpoint", "{weights}")
+TINY_IMAGENET = classifies("pslt_tiny", "tiny_imagenet", "val")
 STARTERS = (
-    Starter("reste_resnet18_cifar", "reste_resnet18_cifar", "reste_resnet18_cifar", "cifar10"),
-    Starter("reste_resnet20_cifar", "reste_resnet20_cifar", "reste_resnet20_cifar_paper", "cifar10"),
-    Starter("pslt_tiny_tiny_imagenet", "pslt_tiny", "tiny_imagenet", "tiny_imagenet", "val", ("model=pslt_tiny",)),
-    Starter("pslt_pico", "pslt_pico", "pslt_pico", "cifar10"),
-    Starter("dilateformer_pico", "dilateformer_pico", "dilateformer_pico", "cifar10"),
+    Starter("reste_resnet18_cifar", "reste_resnet18_cifar", classifies("reste_resnet18_cifar", "cifar10")),
+    Starter("reste_resnet20_cifar", "reste_resnet20_cifar_paper", classifies("reste_resnet20_cifar", "cifar10")),
+    Starter("pslt_tiny_tiny_imagenet", "tiny_imagenet", TINY_IMAGENET, ("model=pslt_tiny",)),
+    Starter("pslt_pico", "pslt_pico", classifies("pslt_pico", "cifar10")),
+    Starter("dilateformer_pico", "dilateformer_pico", classifies("dilateformer_pico", "cifar10")),
+    Starter("metric_imbalance_cifar100_lt", "metric_imbalance_cifar100_lt"),
+    Starter("sgiel_pico", "sgiel_pico_people", FINDS, draws=("reid", "synth", "--out", "{drawn}")),
+    Starter("tmvm_tiny", "tmvm_tiny", RETRIEVES),
+    Starter("stvgformer_tiny", "stvgformer_tiny", GROUNDS),
 )
-BENCHMARKS = ("train",)
+BENCHMARKS = ("train.py",)
+KEPT = (
+    "model.safetensors", "metrics.jsonl", "environment.json", "recipe.json", "curves.png", "rows.json", "table.md"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,41 +75,42 @@ class Job:
     Attributes:
         name: Of its folder.
         command: What Python runs.
-        result: File that its output goes to when it is done.
+        ending: Of the file that its output goes to when it is done: txt or json.
         success: Exit codes that mean done.
     """
 
     name: str
     command: tuple[str, ...]
-    result: str
+    ending: str = "txt"
     success: tuple[int, ...] = (0,)
+
+    def result(self, out: Path) -> Path:
+        """Its output; there when it is done."""
+        return out / self.name / f"result.{self.ending}"
 
 
 def jobs(args: argparse.Namespace) -> list[Job]:
     """Everything to do, in order."""
-    place, data = args.out, str(args.data)
-    found = [Job("tests", ("-m", "pytest", "-q", "-m", args.tests, str(ROOT / "tests")), "tests.txt", (0, NO_TESTS))]
+    device = ("--device", args.device)
+    found = [Job("tests", ("-m", "pytest", "-q", "-m", args.tests, str(ROOT / "tests")), success=(0, NO_TESTS))]
     for name in BENCHMARKS:
-        found.append(
-            Job(
-                f"benchmark_{name[:-3]}", (str(ROOT / "benchmarks" / name), "--device", args.device), f"{name[:-3]}.txt"
-            )
-        )
+        found.append(Job(f"benchmark_{Path(name).stem}", (str(ROOT / "benchmarks" / name), *device)))
     for starter in STARTERS:
-        run = place / starter.name / "run"
-        device = ("--device", args.device)
-        train = ("-m", "zoo", "train", starter.recipe, *starter.overrides, *args.set, "--data", data, "--out", str(run))
-        measure = ("-m", "zoo", "eval", starter.model, starter.dataset, "--split", starter.split, "--data", data)
-        weights = ("--checkpoint", str(run / "model.safetensors"), "--json")
-        found.append(Job(starter.name, (*train, *device), "train.txt"))
-        found.append(Job(f"{starter.name}_figures", (*measure, *weights, *device), "figures.json"))
+        run = args.out / starter.name / "run"
+        drawn = args.out / f"{starter.name}_data" / "drawn"
+        places = {"data": args.data, "drawn": drawn, "weights": run / "model.safetensors"}
+        draws, measure = (
+            ("-m", "zoo", *(word.format_map(places) for word in words), "--json")
+            for words in (starter.draws, starter.measure)
+        )
+        data = drawn if starter.draws else args.data
+        train = ("-m", "zoo", "train", starter.recipe, *starter.overrides, *args.set, "--data", str(data))
+        if starter.draws:
+            found.append(Job(f"{starter.name}_data", draws, "json"))
+        found.append(Job(starter.name, (*train, "--out", str(run), *device)))
+        if starter.measure:
+            found.append(Job(f"{starter.name}_figures", (*measure, *device), "json"))
     return [job for job in found if not args.only or any(job.name.startswith(only) for only in args.only)]
-
-
-def missing(job: Job) -> str:
-    """Why a job cannot be done in this checkout; empty if it can."""
-    recipe = next((starter.recipe for starter in STARTERS if job.name.startswith(starter.name)), None)
-    return f"there is no recipe {recipe}" if recipe and recipe not in recipe_names() else ""
 
 
 def run(job: Job, folder: Path, deadline: float) -> int:
@@ -119,7 +130,7 @@ def run(job: Job, folder: Path, deadline: float) -> int:
                 process.wait()
             return MORE_TO_DO
     if code in job.success:
-        (folder / "output").replace(folder / job.result)  # its being there means that the job is done
+        (folder / "output").replace(job.result(folder.parent))  # its being there means that the job is done
     return code
 
 
@@ -127,21 +138,13 @@ def collect(out: Path, wanted: list[Job]) -> Path:
     """Weights, figures and logs of what is done, in one folder."""
     collected = out / "collected"
     collected.mkdir(parents=True, exist_ok=True)
-    figures = {}
     for job in wanted:
-        folder = out / job.name
-        if (folder / "run" / "model.safetensors").exists():
-            shutil.copy2(folder / "run" / "model.safetensors", collected / f"{job.name}.safetensors")
-            for name in ("metrics.jsonl", "environment.json", "recipe.json", "curves.png"):
-                shutil.copy2(folder / "run" / name, collected / f"{job.name}.{name}")
-        if (folder / job.result).exists() and job.result == "figures.json":
-            measured = json.loads((folder / job.result).read_text())
-            figures[job.name.removesuffix("_figures")] = {
-                key: measured[key] for key in ("model", "dataset", "pictures", "top1", "top1_interval", "top5")
-            }
-        elif (folder / job.result).exists():
-            shutil.copy2(folder / job.result, collected / f"{job.name}.{job.result}")
-    (collected / "figures.json").write_text(json.dumps(figures, indent=1))
+        run = out / job.name / "run"
+        for name in KEPT if (run / "model.safetensors").exists() else ():
+            if (run / name).exists():
+                shutil.copy2(run / name, collected / f"{job.name}.{name.removeprefix('model.')}")
+        if job.result(out).exists():
+            shutil.copy2(job.result(out), collected / f"{job.name}.{job.ending}")
     return collected
 
 
@@ -159,10 +162,8 @@ def main() -> int:
     wanted, failed, cut = jobs(args), [], False
     for job in wanted:
         folder = args.out / job.name
-        if (folder / job.result).exists():
+        if job.result(args.out).exists():
             print(f"done      {job.name}")
-        elif reason := missing(job):
-            print(f"left out  {job.name}: {reason}")
         elif cut or deadline - time.monotonic() < min(SHORTEST, 30 * args.minutes):
             cut = True
             print(f"waits     {job.name}")

@@ -1,7 +1,7 @@
 """Re-identification against plain ways: embedding, exact search, approximate search, figures.
 
-    python benchmarks/reid.py metrics embed          a minute
-    python benchmarks/reid.py search [--rows N]      1,000,000 rows of 2,048: 4 GB of disk, 9 GB of memory, some minutes
+    python benchmarks/reid.py metrics embed large    some minutes
+    python benchmarks/reid.py search [--rows N]      1,000,000 rows of 2,048: 4 GB of disk, 9 GB of memory, ten minutes
 
 CPU time of one thread; both sides in one process, in turns; a ratio is the median over rounds.
 """
@@ -74,7 +74,7 @@ def looped(dist, qid, gid, qcam, gcam, sysu: bool) -> tuple[float, float]:
     return float(np.mean(precisions)), float(np.mean(firsts))
 
 
-def metrics() -> None:
+def metrics(rounds: int) -> None:
     rng = np.random.default_rng(0)
     qid, gid = rng.integers(0, 1000, 4000), rng.integers(0, 1000, 20_000)
     qcam, gcam = rng.choice([3, 6], 4000), rng.choice([1, 2, 4, 5], 20_000)
@@ -88,9 +88,9 @@ def metrics() -> None:
         a, b, ratio = in_turns(
             lambda labels=labels, protocol=protocol: reid_scores(dist, *labels, protocol),
             lambda labels=labels, protocol=protocol: looped(dist, *labels, protocol == "sysu"),
-            3,
+            rounds,
         )
-        print(f"metrics, {protocol}, 4,000 x 20,000: {a:.2f} s; loop {b:.2f} s; ratio {ratio:.1f}")
+        print(f"metrics, {protocol}, 4,000 x 20,000: {a:.2f} s; loop {b:.2f} s; ratio {ratio:.1f}", flush=True)
 
 
 def embed(name: str, count: int, batch_size: int, rounds: int) -> None:
@@ -115,7 +115,7 @@ def embed(name: str, count: int, batch_size: int, rounds: int) -> None:
         bare()
         for what, inputs in (("arrays in memory", pictures), ("JPEG files", paths)):
             a, b, ratio = in_turns(lambda inputs=inputs: list(pipe(inputs)), bare, rounds)
-            print(f"embed, {name}, {what}: {count / a:.1f}/s; network alone {count / b:.1f}/s; {ratio:.3f}")
+            print(f"embed, {name}, {what}: {count / a:.1f}/s; network alone {count / b:.1f}/s; {ratio:.3f}", flush=True)
 
 
 def drawn(count: int, people: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -154,7 +154,7 @@ def search(rows: int, folder: Path, rounds: int) -> None:
         f"exact, {rows:,} x {DIM}, {QUERIES} queries: {a:.2f} s, {ours:.2f} GB at most, {file:.2f} of it the file; ",
         end="",
     )
-    print(f"float32 matmul and topk {b:.2f} s, {theirs:.2f} GB; ratio of times {ratio:.2f}")
+    print(f"float32 matmul and topk {b:.2f} s, {theirs:.2f} GB; ratio of times {ratio:.2f}", flush=True)
     del plain
     start = time.thread_time()
     graph = build_approximate(gallery)
@@ -164,12 +164,12 @@ def search(rows: int, folder: Path, rounds: int) -> None:
     a, b, ratio = in_turns(lambda: graph.search(queries, TOP), lambda: gallery.search(queries, TOP), rounds)
     size = (folder / "gallery" / "approximate.usearch").stat().st_size / 1e6
     print(f"approximate: {a:.3f} s, exact {b:.2f} s; ratio {ratio:.1f}; recall@{TOP} {recall:.3f}, ", end="")
-    print(f"stated {graph.recall:.3f}; built in {built:.0f} s, {size:.0f} MB")
+    print(f"stated {graph.recall:.3f}; built in {built:.0f} s, {size:.0f} MB", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=("metrics", "embed", "search"))
+    parser.add_argument("what", nargs="+", choices=("metrics", "embed", "large", "search"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the gallery goes, kept out of memory file systems")
@@ -177,10 +177,11 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine())
     if "metrics" in args.what:
-        metrics()
+        metrics(args.rounds)
     if "embed" in args.what:
-        embed("sgiel_pico", 640, 64, 9)
-        embed("sgiel_r50", 32, 16, 5)
+        embed("sgiel_pico", 320, 64, args.rounds)
+    if "large" in args.what:
+        embed("sgiel_r50", 16, 16, args.rounds)
     if "search" in args.what:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             search(args.rows, Path(folder), args.rounds)

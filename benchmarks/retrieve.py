@@ -97,29 +97,32 @@ def overlap(folder: Path, videos: list[str], rounds: int, waits: float) -> None:
         retriever.__class__, Waiting.seconds = Waiting, waits
     clips = decoded(videos, retriever)
     retriever.clips(*clip_tensors(clips[:2]))  # loads and warms up
-    together, apart, decoding, encoding, ratios = [], [], [], [], []
+    print(f"{len(clips)} windows of {len(videos)} videos", flush=True)
+    rounds_of: dict[str, list[float]] = {name: [] for name in ("overlapped", "in turns", "decoding", "network")}
     for turn in range(rounds):
-        for workers, times in ((1, together), (0, apart)):
-            start = time.perf_counter()
-            index_videos(videos, folder / f"{turn}_{workers}", retriever, window=10, stride=5, workers=workers)
-            times.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        decoded(videos, retriever)
-        decoding.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        for at in range(0, len(clips), 4):
-            retriever.clips(*clip_tensors(clips[at : at + 4]))
-        encoding.append(time.perf_counter() - start)
-        ratios.append(apart[-1] / together[-1])
-    for name, times in (
-        ("decoding alone", decoding),
-        ("network alone", encoding),
-        ("one after the other", apart),
-        ("overlapped", together),
-    ):
-        print(f"{name:20} {statistics.median(times):6.2f} s", flush=True)
-    possible = statistics.median((d + e) / max(d, e) for d, e in zip(decoding, encoding, strict=True))
-    print(f"{len(clips)} windows; ratio {statistics.median(ratios):.2f}, at most {possible:.2f} with these shares")
+        for name, workers in (("overlapped", 1), ("in turns", 0)):
+            out = folder / f"{turn}_{workers}"
+            rounds_of[name].append(
+                wall(lambda: index_videos(videos, out, retriever, window=10, stride=5, workers=workers))  # noqa: B023
+            )
+        rounds_of["decoding"].append(wall(lambda: decoded(videos, retriever)))
+        rounds_of["network"].append(wall(lambda: encoded(clips, retriever)))
+        print("  ".join(f"{name} {times[-1]:.2f} s" for name, times in rounds_of.items()), flush=True)
+    both, apart, decoding, network = rounds_of.values()
+    found = statistics.median(a / b for a, b in zip(apart, both, strict=True))
+    most = statistics.median((d + n) / max(d, n) for d, n in zip(decoding, network, strict=True))
+    print(f"ratio {found:.2f}; at most {most:.2f} with these shares")
+
+
+def wall(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def encoded(clips: list[Clip], retriever: Retriever) -> None:
+    for at in range(0, len(clips), 4):
+        retriever.clips(*clip_tensors(clips[at : at + 4]))
 
 
 def decoded(videos: list[str], retriever) -> list[Clip]:

@@ -34,7 +34,7 @@ from zoo.metrics.continual import accuracy, average_incremental, backward_transf
 from zoo.tasks.extractor import Extractor, open_extractor
 from zoo.tasks.taught import METHODS
 from zoo.train.learners import Learner, NewTask, Settings, adapters, distill
-from zoo.viz.curves import curves
+from zoo.viz.curves import chart
 
 
 @dataclass(frozen=True)
@@ -244,13 +244,13 @@ def spread(values: list[float]) -> str:
 
 
 def draw(results: dict[str, dict[str, dict]]):
-    """Accuracy after each task, a panel a row that has tasks."""
-    series = {}
+    """Accuracy on all classes learned so far after each task, a line a row that has tasks, joint as a level."""
+    series, length = {}, max(len(run["curve"]) for runs in results.values() for run in runs.values())
     for row, runs in results.items():
         mean = np.mean([run["curve"] for run in runs.values()], axis=0)
-        if len(mean) > 1:
-            series[row] = [(at + 1, float(value)) for at, value in enumerate(mean)]
-    return curves(series or {"none yet": [(0, 0.0)]}, across="task")
+        at = range(1, length + 1)
+        series[row] = list(zip(at, np.broadcast_to(mean, length).tolist() if ROWS[row].at_once else mean, strict=True))
+    return chart(series, title="accuracy on the classes learned so far, per cent", across="task")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from zoo.models.distilled import CifarResNet, Distilled, default_levels
 from zoo.registry.card import Input
 from zoo.train.learners import NewTask, Settings
 from zoo.train.learners.distill import Learner
-from zoo.viz.curves import curves
+from zoo.viz.curves import chart
 
 ROWS = {
     "fine-tuning": {"kd": 0.0, "integrate": "off", "unsure": "off", "cutmix": False, "align": False, "memory": 0},
@@ -217,12 +217,12 @@ def spread(values: list[float]) -> str:
 
 
 def draw(results: dict[str, dict[str, dict]]):
-    """Accuracy after each task, a panel a row."""
+    """Accuracy on all classes learned so far after each task, a line a row."""
     series = {}
     for row, runs in results.items():
         mean = np.mean([run["head"]["curve"] for run in runs.values()], axis=0)
         series[row] = [(at + 1, float(value)) for at, value in enumerate(mean)]
-    return curves(series, across="task")
+    return chart(series, title="accuracy on the classes learned so far, per cent", across="task")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from zoo.data.reid_sets import sysu_test
 from zoo.metrics.reid import reid_scores
 
 GREY = np.array([0.299, 0.587, 0.114])
-RIDGE = 3.0
+RIDGE = 1.0
 TRIALS = 10
 PROTOTYPE = {
     "random": ((3.7, 7.0, 4.4), (3.7, 7.0, 4.4)),

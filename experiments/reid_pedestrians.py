@@ -3,7 +3,7 @@
     python experiments/reid_pedestrians.py vtest.avi --out pedestrians
 
 `vtest.avi` comes with OpenCV (Debian: package opencv-doc, examples/data); it is not part of this repository. The clip
-has no infrared, so the network that comes with zoo, which learnt from drawn people in visible and thermal pictures, is
+has no infrared, so the network that comes with zoo, which learnt from drawn people in visible and infrared pictures, is
 asked for what it was never trained to do: visible against visible, real people. A tick marks another crop of the same
 track; all else is grey, since nobody labelled who it is. What is seen is in reid_pedestrians.md; nothing is measured.
 

@@ -35,10 +35,9 @@ def main() -> None:
     for seed in args.seeds:
         for name, with_shape in VARIANTS.items():
             rows[name].append(one_run(args, drawn, with_shape, seed))
-            print(f"{name} seed {seed}: {rows[name][-1]}", flush=True)
-    table = write_table(rows)
-    (args.out / "table.md").write_text(table, encoding="utf-8")
-    print(table)
+        table = write_table(rows)
+        (args.out / "table.md").write_text(table, encoding="utf-8")
+        print(table, flush=True)
 
 
 def one_run(args: argparse.Namespace, drawn: Drawn, with_shape: bool, seed: int) -> list[float]:

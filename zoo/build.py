@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CardError, IntegrityError
+from zoo.errors import CardError, IntegrityError, one_line
 from zoo.hub.checkpoint import Contents, read_contents
 from zoo.hub.fetch import weights_path
 from zoo.registry.card import Card
@@ -234,8 +234,7 @@ def check_file(path: Path, card: Card, kwargs: Mapping[str, Any]) -> dict[str, A
         model = skeleton(card, card.builder_args | args, parameters=most)
         state = unpack(load_file(path), model)
     except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise IntegrityError(f"{path} does not fit {card.architecture}: {reason}", hint=AGAIN) from error
+        raise IntegrityError(f"{path} does not fit {card.architecture}: {one_line(error)}", hint=AGAIN) from error
     faults = compare(state, skeleton(card, card.builder_args | args | own, parameters=most) if own else model)
     if faults:
         raise IntegrityError(f"{path} does not fit {card.architecture}: {faults}", hint=AGAIN)

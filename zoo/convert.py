@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.build import Faults, builder_of, compare, create_model, pretrained_cfg, skeleton
-from zoo.errors import InputError, IntegrityError, UsageError
+from zoo.errors import InputError, IntegrityError, UsageError, one_line
 from zoo.hub.checkpoint import facts_for, read_contents, write_whole
 from zoo.hub.fetch import sha256_of
 from zoo.registry.card import Card
@@ -283,8 +283,9 @@ def _parity(
                 got = model(image)
             difference = float((got - expected).abs().max())
         except (RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"{check}: {reason}", hint=f"give input and output of {card.architecture}") from error
+            raise InputError(
+                f"{check}: {one_line(error)}", hint=f"give input and output of {card.architecture}"
+            ) from error
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
         raise IntegrityError(
@@ -305,7 +306,7 @@ def _stated(check: Path) -> "tuple[dict[str, Any], Tensor, Tensor]":
             image, output = (torch.from_numpy(arrays[key]) for key in ("input", "output"))
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{check} holds no input and output: {' '.join(str(error).split())[:120]}",
+            f"{check} holds no input and output: {one_line(error)}",
             hint="numpy.savez(FILE, input=x, output=model(x)) with the authors' model",
         ) from None
     return {"by": check.name, "sha256": sha256_of(check)}, image, output

@@ -20,6 +20,7 @@ __all__ = [
     "UsageError",
     "WeightsUnavailable",
     "ZooError",
+    "one_line",
 ]
 
 
@@ -37,6 +38,12 @@ class ZooError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"  try: {hint}")  # a traceback shows it below the message
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Plain JSON types: kind, message, hint."""
+        return {"kind": type(self).__name__, "message": self.message, "hint": self.hint}
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.message, self.hint)  # worker processes send errors home by pickle
@@ -78,3 +85,9 @@ class IntegrityError(ZooError):
     """A file is not what its card or its format says."""
 
     exit_code = 4
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What a library's error says, on one line and cut to a length; its kind where it says nothing."""
+    said = f"no {error}" if isinstance(error, KeyError) and error.args else str(error)  # which says the key alone
+    return " ".join(said.split())[:most] or type(error).__name__

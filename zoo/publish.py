@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import settings
 from zoo.build import create_model
-from zoo.errors import CardError, IntegrityError, UsageError
+from zoo.errors import CardError, IntegrityError, UsageError, one_line
+from zoo.extras import need
 from zoo.hub.checkpoint import read_contents
 from zoo.hub.fetch import FILE, mismatch, sha256_of, weights_path
 from zoo.hub.push import SIGNATURE, Pushed, push
@@ -176,23 +176,22 @@ def _check_in_timm(card: Card, model: "nn.Module", folder: Path) -> None:
             same = torch.equal(theirs(image), model(image))
         labels = vars(theirs)["pretrained_cfg"].get("label_names")
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise IntegrityError(f"{card.name} does not come back through timm: {reason}", hint="see --debug") from error
+        raise IntegrityError(
+            f"{card.name} does not come back through timm: {one_line(error)}", hint="see --debug"
+        ) from error
     if not same or list(labels or []) != _labels(card):
         raise IntegrityError(f"{card.name} comes back through timm as another network", hint="see config.json")
 
 
 def _sign(folder: Path, key: Path) -> None:
     """Write the signature of the folder's other files, as sigstore's model-signing does."""
-    try:
-        from model_signing import signing
-    except ImportError:
-        raise UsageError("signing needs model-signing", hint="pip install 'zoo[sign]'") from None
+    need("sign", "signing")
+    from model_signing import signing
+
     try:
         config = signing.Config()  # type: ignore[no-untyped-call]
         config.use_elliptic_key_signer(private_key=key).sign(folder, folder / SIGNATURE)
     except (OSError, ValueError, TypeError) as error:
-        reason = re.sub(r"\s+", " ", str(error))[:120]
         raise UsageError(
-            f"{key} cannot sign: {reason}", hint="give an unencrypted elliptic-curve key in PEM"
+            f"{key} cannot sign: {one_line(error)}", hint="give an unencrypted elliptic-curve key in PEM"
         ) from error

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import IntegrityError
+from zoo.errors import IntegrityError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ def _child(source: Path, target: Path, seconds: int) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace, *_figures()]):  # what scripts save beside weights
             content = unwrap(torch.load(source, map_location="cpu", weights_only=True))
     except ValueError as error:
-        return {"holds": str(error)} if "by name" in str(error) else {"reason": _one_line(error)}
+        return {"holds": str(error)} if "by name" in str(error) else {"reason": _reason(error)}
     tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         return {"holds": "no tensors by name"}
@@ -143,10 +143,10 @@ def _limit(size: int, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (used + seconds,) * 2)
 
 
-def _one_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return f"it wants more memory than {TIMES} times its size"
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return one_line(error)
 
 
 def _main() -> None:
@@ -154,7 +154,7 @@ def _main() -> None:
     try:
         answer = _child(Path(source), Path(target), int(seconds))
     except Exception as error:  # a broken or hostile pickle raises whatever its bytes lead to
-        answer = {"reason": _one_line(error)}
+        answer = {"reason": _reason(error)}
     sys.stdout.write(json.dumps(answer))
 
 

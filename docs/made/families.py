@@ -10,7 +10,7 @@ from made.commands import examples
 from zoo.registry.card import Card, Figure
 from zoo.registry.names import list_names, load_card
 
-__all__ = ["checkpoint_page", "families", "family_page", "picture", "size"]
+__all__ = ["checkpoint_page", "families", "family_page", "picture", "size", "words"]
 
 TEXTS = Path(__file__).parent.parent / "families"
 VERBS = {"classify": "predict", "embed": "embed"}  # of the other tasks the command has the task's name
@@ -44,13 +44,21 @@ def picture(family: str) -> str:
     return str(module.draw())
 
 
-def family_page(family: str, cards: list[Card]) -> str:
-    """Markdown: the idea, how to use it, results beside the paper's, limits."""
-    name, idea, source = _docstring(cards[0])
+def words(family: str, card: Card) -> tuple[str, str, str, str]:
+    """Name, idea in a line, idea in a paragraph, and source, from the model file's docstring and docs/families."""
+    said = importlib.import_module(card.builder.partition(":")[0]).__doc__ or card.summary
+    line, *others = (" ".join(part.split()) for part in said.strip().split("\n\n"))
+    name, _, idea = line.partition(": ")
     file = TEXTS / f"{family}.md"
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     if text.startswith("# "):
         name, _, text = text.removeprefix("# ").partition("\n\n")
+    return name, idea or line, text, others[0] if others else ""
+
+
+def family_page(family: str, cards: list[Card]) -> str:
+    """Markdown: the idea, how to use it, results beside the paper's, limits."""
+    name, idea, text, source = words(family, cards[0])
     main = _main(cards)
     parts = [
         f"# {name}",
@@ -104,14 +112,6 @@ def size(count: int | None) -> str:
     from zoo.cli import out
 
     return out.size(count)
-
-
-def _docstring(card: Card) -> tuple[str, str, str]:
-    """Short name, idea in a line, and the source, from the model file's docstring."""
-    lines = (importlib.import_module(card.builder.partition(":")[0]).__doc__ or card.summary).strip().split("\n\n")
-    name, _, idea = " ".join(lines[0].split()).partition(": ")
-    source = " ".join(lines[1].split()) if len(lines) > 1 else ""
-    return (name, idea, source) if idea else (card.architecture.partition("_")[0], name, source)
 
 
 def _main(cards: list[Card]) -> Card:

@@ -1,8 +1,12 @@
 """The gallery: every checkpoint as a tile that a visitor can filter, and accuracy against cost."""
 
+import functools
 import math
+import tomllib
 from collections import defaultdict
 from html import escape
+from pathlib import Path
+from typing import Any
 
 from made.families import STATES, families, picture, size
 from made.svg import Drawing
@@ -11,7 +15,8 @@ from zoo.registry.card import Card, Figure
 __all__ = ["gallery_page", "plots"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 300, 56, 20, 34, 46
-COSTS = (("gmacs", "multiply-adds of one input, G"), ("params", "parameters, M"))
+COSTS = {"gmacs": "multiply-adds of one input, G", "ms": "CPU time of one input, ms"}
+SPEEDS = Path(__file__).parent.parent.parent / "benchmarks" / "speed.toml"
 
 
 def gallery_page() -> str:
@@ -28,6 +33,9 @@ def gallery_page() -> str:
         '<label>Cost of an input <select id="filter-gmacs"><option value="">any</option>'
         '<option value="0.1">under 0.1 GMACs</option><option value="1">under 1 GMACs</option>'
         '<option value="5">under 5 GMACs</option></select></label>'
+        '<label>Time of an input <select id="filter-ms"><option value="">any</option>'
+        '<option value="3">under 3 ms</option><option value="30">under 30 ms</option>'
+        '<option value="300">under 300 ms</option></select></label>'
         '<label><input id="filter-ready" type="checkbox"> weights to be had</label>'
         '<span id="filter-count" role="status"></span></form>'
     )
@@ -35,8 +43,8 @@ def gallery_page() -> str:
     return "\n\n".join(
         [
             "# Models",
-            "Every checkpoint there is a card for. Speed depends on the machine, so the filter goes by multiply-adds; "
-            "`zoo bench NAME...` times networks on yours.",
+            "Every checkpoint there is a card for. Times are CPU time of one thread at batch 1, measured by "
+            f"`{_speeds()['command']}` on {_speeds()['machine']}. `zoo bench NAME...` times networks on yours.",
             controls,
             f'<div class="tiles">{tiles}</div>',
             "## Accuracy against cost",
@@ -47,7 +55,7 @@ def gallery_page() -> str:
 
 
 def plots(cards: list[Card]) -> list[Drawing]:
-    """A plot for each set and metric with two points or more, against the cost that most of them have."""
+    """A plot for each set and metric with two points or more, against each cost that two of them have."""
     groups: dict[tuple[str, str], list[tuple[Card, Figure]]] = defaultdict(list)
     for card in cards:
         for by in ("paper", "zoo"):
@@ -56,15 +64,21 @@ def plots(cards: list[Card]) -> list[Drawing]:
                 groups[figure.dataset, figure.metric].append((card, figure))
     drawings = []
     for (dataset, metric), points in sorted(groups.items()):
-        attribute, label = max(COSTS, key=lambda cost: sum(1 for card, _ in points if getattr(card, cost[0])))
-        known = [
-            (getattr(card, attribute) / (1e6 if attribute == "params" else 1), card, figure)
-            for card, figure in points
-            if getattr(card, attribute)
-        ]
-        if len(known) > 1:
-            drawings.append(_plot(f"{metric}, {dataset}", label, known))
+        for cost, label in COSTS.items():
+            known = [(_cost(card, cost), card, figure) for card, figure in points if _cost(card, cost)]
+            if len(known) > 1:
+                drawings.append(_plot(f"{metric}, {dataset}", label, known))
     return drawings
+
+
+@functools.cache
+def _speeds() -> dict[str, Any]:
+    return tomllib.loads(SPEEDS.read_text(encoding="utf-8"))
+
+
+def _cost(card: Card, of: str) -> float:
+    """0 where nobody counted or timed it."""
+    return (card.gmacs if of == "gmacs" else _speeds()["networks"].get(card.name, {}).get("ms")) or 0
 
 
 def _plot(title: str, label: str, points: list[tuple[float, Card, Figure]]) -> Drawing:
@@ -118,7 +132,7 @@ def _tile(family: str, card: Card) -> str:
         "name": " ".join((card.name, family, *card.aliases)),
         "task": card.task,
         "params": (card.params or 0) / 1e6,
-        "gmacs": card.gmacs or 0,
+        **{cost: _cost(card, cost) for cost in COSTS},
         "ready": int(card.weights.available),
     }
     data = " ".join(f'data-{key}="{escape(str(value))}"' for key, value in facts.items())
@@ -130,6 +144,7 @@ def _tile(family: str, card: Card) -> str:
     )
     cost = f"{card.params / 1e6:.2f} M parameters" if card.params else "no weights"
     cost += f", {card.gmacs:g} GMACs" if card.gmacs else ""
+    cost += f", {_cost(card, 'ms'):g} ms" if _cost(card, "ms") else ""
     state = STATES[card.weights.status] + (f", {size(card.weights.bytes)}" if card.weights.bytes else "")
     return (
         f'<a class="tile" href="cards/{card.name}.html" {data}>'

@@ -8,20 +8,23 @@ document.addEventListener("DOMContentLoaded", () => {
   const form = document.getElementById("filters");
   if (!form) return;
   const field = (name) => document.getElementById(`filter-${name}`);
-  const names = ["text", "task", "params", "gmacs"];
+  const names = ["text", "task", "params", "gmacs", "ms"];
   const tiles = [...document.querySelectorAll(".tile")];
   const asked = new URLSearchParams(location.hash.slice(1));
   for (const name of names) field(name).value = asked.get(name) ?? "";
   field("ready").checked = asked.has("ready");
 
   const show = () => {
-    const under = (name, tile) => !field(name).value || Number(tile.dataset[name]) < Number(field(name).value);
+    const known = (name, tile) => name === "params" || Number(tile.dataset[name]) > 0; // 0: nobody counted or timed it
+    const under = (name, tile) =>
+      !field(name).value || (known(name, tile) && Number(tile.dataset[name]) < Number(field(name).value));
     const wanted = tiles.filter(
       (tile) =>
         tile.dataset.name.includes(field("text").value.trim().toLowerCase()) &&
         (!field("task").value || tile.dataset.task === field("task").value) &&
         under("params", tile) &&
         under("gmacs", tile) &&
+        under("ms", tile) &&
         (!field("ready").checked || tile.dataset.ready === "1"),
     );
     tiles.forEach((tile) => (tile.hidden = !wanted.includes(tile)));

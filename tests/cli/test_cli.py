@@ -71,6 +71,18 @@ def process(*args, env=None, **options):
 # help, list, info
 
 
+def test_zoo_alone_shows_a_way_in():
+    from zoo.cli.app import WAY
+
+    result = run()
+    assert result.exit_code == 2
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    for command, _ in WAY:
+        assert command in result.stdout
+        name = command.split()[1]
+        assert name.startswith("--") or run(name, "--help").exit_code == 0
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command):
     result = run(command, "--help")
@@ -78,12 +90,6 @@ def test_every_command_explains_itself(command):
     assert len(result.stdout.splitlines()) > 5
     if command not in ("cache", "retrieve"):
         assert f"zoo {command}" in result.stdout, "no example"
-
-
-def test_zoo_alone_shows_the_way():
-    done = process()
-    assert done.returncode == 2
-    assert "predict" in done.stdout + done.stderr
 
 
 def test_list_is_the_registry():
@@ -97,6 +103,8 @@ def test_list_is_the_registry():
 
 def test_list_narrows_down():
     assert "resnet34" not in run("list", "*18*").stdout
+    assert "pslt_tiny" in run("list", "tiny").stdout
+    assert "dilateformer" not in run("list", "tiny").stdout
     nothing = run("list", "reste_resnet21*")
     assert nothing.exit_code == 0
     assert nothing.stdout == ""
@@ -214,7 +222,8 @@ def test_the_model_left_out_is_the_best_of_the_broadest():
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"), [("reste_resnet2", "did you mean"), ("no_such.jpg", "check the path"), ("no/such/dir", "did you")]
+    ("word", "hint"),
+    [("reste_resnet2", "did you mean"), ("no_such.jpg", "check the path"), ("no/such/dir", "check the path")],
 )
 def test_a_word_that_is_neither_model_nor_picture(word, hint):
     result = run("predict", word, "x.png")
@@ -222,6 +231,21 @@ def test_a_word_that_is_neither_model_nor_picture(word, hint):
     assert result.exception.exit_code == 2
     assert "no model, and no file, folder, glob or address" in str(result.exception)
     assert hint in result.exception.hint
+
+
+def test_the_model_comes_first(pictures):
+    result = run("predict", pictures / "a.png", ARCH)
+    assert isinstance(result.exception, UsageError)
+    assert result.exception.hint == f"zoo predict {ARCH} {pictures / 'a.png'}"
+    assert "zoo predict picture.jpg" in run("predict").exception.hint
+
+
+def test_failures_with_one_way_out_name_it(tmp_path):
+    (tmp_path / "a.png").write_text("text")
+    (tmp_path / "b.png").write_text("text")
+    said = run("predict", ARCH, tmp_path).stderr
+    assert said.count("is text, not a picture") == 2
+    assert said.count("try: give a picture") == 1
 
 
 def test_a_file_with_a_models_name_is_pointed_out(tmp_path, monkeypatch):
@@ -279,6 +303,9 @@ def test_doctor():
     )
     assert facts["cache"]["free"]
     assert "compute" in run("doctor").stdout
+    assert {"fast", "index", "video"} <= set(facts["extras"])
+    assert "test" not in facts["extras"]
+    assert all(said == "installed" or said.startswith("no ") for said in facts["extras"].values())
 
 
 # real processes

@@ -33,10 +33,10 @@ def test_lines_of_a_video_become_one(tmp_path):
     ("text", "said"),
     [
         ("{", ":1:"),
-        ('{"video": "a.mp4"}', "caption"),
+        ('{"video": "a.mp4"}', ":1: no 'caption'"),
         ('{"video": "a.mp4", "captions": []}', "sentences"),
         ('{"video": "a.mp4", "captions": ["x", " "]}', "sentences"),
-        ("[1]", ":1:"),
+        ("[1]", ":1: no JSON object"),
         ("", "no lines"),
     ],
 )

@@ -11,7 +11,7 @@ from zoo.data.exemplars import Memory, class_means, closest_to_mean, herding, ne
 
 
 def distances(features, chosen):
-    """Rebuffi et al., algorithm 4: from the class's mean to that of the chosen and one more; infinite for the chosen."""
+    """Rebuffi et al., algorithm 4: from a class's mean to that of the chosen and one more; infinite for the chosen."""
     f = F.normalize(features.double(), dim=1)
     mean = f.mean(0)
     return torch.tensor(

@@ -150,6 +150,22 @@ def test_other_arrays_are_refused(array):
 # bad input
 
 
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "save it as JPEG"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41", "is a video"),
+        (b"RIFF\x24\0\0\0AVI LIST\0", "is a video"),
+        (b"\x1aE\xdf\xa3\x9fB\x86\x81\1", "is a video"),
+        (b"%PDF-1.7\n\0\xff", "is no picture"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path, head, says):
+    (tmp_path / "file.jpg").write_bytes(head + bytes(64))
+    with pytest.raises(InputError, match=says):
+        read_picture(str(tmp_path / "file.jpg"))
+
+
 def refused(source, *words, hint=True):
     with pytest.raises(InputError) as caught:
         read_picture(source)

@@ -98,6 +98,12 @@ def test_what_comes_before_damage_is_read(tmp_path):
     assert number(last) > 0
 
 
+def test_a_file_without_an_end_is_refused(tmp_path):
+    path = write_plain(tmp_path / "a.mkv", [0.0, 1.0, 8 * 86_400.0])
+    with pytest.raises(InputError, match="more than a week"):
+        read_timeline(path)
+
+
 def test_a_video_that_is_gone_meanwhile(tmp_path):
     path = write_plain(tmp_path / "a.mp4", [0.0, 0.04])
     line = read_timeline(path)

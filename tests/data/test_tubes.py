@@ -1,11 +1,23 @@
 """Files of grounding: each form read, hand-made cases counted, bad entries left out and named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from zoo.data.tubes import challenge_dict, mot_rows, read_annotations, read_predictions
+from zoo.data.tubes import (
+    Annotation,
+    challenge_dict,
+    hcstvg_dict,
+    mot_rows,
+    read_annotations,
+    read_mot,
+    read_predictions,
+    tube_line,
+)
 from zoo.errors import InputError
 from zoo.metrics import FrameTube, grounding_scores
 
@@ -83,6 +95,47 @@ def test_our_lines(tmp_path):
 def test_mot_counts_from_one():
     rows = mot_rows(np.array([4, 5]), np.array([[1.0, 2.0, 11.0, 22.0]] * 2), 3, 0.5)
     assert rows == [[5, 3, 1, 2, 10, 20, 0.5, -1, -1, -1], [6, 3, 1, 2, 10, 20, 0.5, -1, -1, -1]]
+
+
+@given(start=st.integers(0, 40), length=st.integers(1, 12), rate=st.sampled_from([5.0, 12.5, 25.0, 30.0]))
+def test_every_form_makes_a_round_trip(tmp_path_factory, start, length, rate):
+    folder = tmp_path_factory.mktemp("tubes")
+    corner = np.linspace([1.25, 2.5], [30, 40], length)
+    boxes = np.concatenate([corner, corner + np.array([20, 30])], 1).round(2)
+    tube = FrameTube(start, start + length, boxes, None, round(20 * rate))
+    sample = Annotation("x.mp4", "x.mp4", 'she says "né"', tube, rate, (640, 360))
+    (folder / "ours.jsonl").write_text(tube_line(sample) + "\n", encoding="utf-8")
+    frames = np.arange(start, start + length)
+    rows = [row for track in (1, 2) for row in mot_rows(frames, boxes, track, 0.5)]
+    (folder / "mot.txt").write_text("".join(",".join(f"{x:g}" for x in row) + "\n" for row in rows))
+    tracks = read_mot(folder / "mot.txt")
+    assert set(tracks) == {1, 2}
+    again = {
+        "mot": tracks[2],
+        "ours": read_annotations(folder / "ours.jsonl").samples[0].tube,
+        "hcstvg": read_annotations(written(folder / "v2.json", hcstvg_dict([sample]))).samples[0].tube,
+        "challenge": read_predictions(written(folder / "p.json", challenge_dict({"x.mp4": tube})), [])["x.mp4"],
+    }
+    for found in again.values():
+        assert (found.start, found.end) == (start, start + length)
+        np.testing.assert_allclose(found.at(frames), boxes, atol=0.011)  # files keep two decimals of sides
+    read = read_annotations(folder / "ours.jsonl").samples[0]
+    assert (read.sentence, read.size) == (sample.sentence, sample.size)
+
+
+def test_what_hcstvg_cannot_hold():
+    tube = FrameTube(0, 1, np.zeros((1, 4)), None, 9)
+    sample = Annotation("x.mp4", "x.mp4", "he runs", tube, 25.0, (8, 8))
+    with pytest.raises(ValueError, match="two sentences"):
+        hcstvg_dict([sample, sample])
+    with pytest.raises(ValueError, match="not known"):
+        hcstvg_dict([replace(sample, size=None)])
+
+
+def test_a_row_that_is_none_of_mots(tmp_path):
+    (tmp_path / "mot.txt").write_text("1,1,2,3,4,5,1,-1,-1,-1\n1,1,two\n")
+    with pytest.raises(InputError, match="line 2"):
+        read_mot(tmp_path / "mot.txt")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Windows of many videos: the same with any number of threads, bad files in their places, none left behind."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 av = pytest.importorskip("av")
 
 from tests.films import write_people, write_plain  # noqa: E402 - behind the skip
-from zoo.data.windows import Clip, clips_of, clips_of_all  # noqa: E402
+from zoo.data.windows import VIDEOS, Clip, batches_of_all, clips_of, clips_of_all  # noqa: E402
 from zoo.errors import InputError  # noqa: E402
 from zoo.registry.card import Input  # noqa: E402
 
@@ -54,11 +55,66 @@ def test_threads_change_nothing(videos, workers):
     assert "bad.mp4" in faults[0][1].message
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_have_everything_in_order_and_no_more_than_their_size(videos, workers):
+    alone = list(clips_of_all(videos, INPUT, 4, 1.0, 1.0, 0))
+    batches = list(batches_of_all(videos, INPUT, 4, 1.0, 1.0, workers, 5))
+    assert [number for batch in batches for number, _ in batch] == [number for number, _ in alone]
+    sizes = [sum(isinstance(clip, Clip) for _, clip in batch) for batch in batches]
+    assert sum(sizes) == 12
+    assert max(sizes) <= 5
+    if not workers:
+        assert sizes == [5, 5, 2]
+
+
+class Gated(list):
+    """Paths of which the second is not told before the gate opens."""
+
+    def __init__(self, paths):
+        super().__init__(paths)
+        self.gate = threading.Event()
+
+    def __getitem__(self, number):
+        if number == 1:
+            self.gate.wait(30)
+        return super().__getitem__(number)
+
+
+def test_a_batch_does_not_wait_for_what_is_not_decoded(videos):
+    paths = Gated(videos[:2])
+    batches = batches_of_all(paths, INPUT, 4, 1.0, 1.0, 1, 99)
+    first = next(batches)
+    assert {number for number, _ in first} == {0}
+    paths.gate.set()
+    assert sum(isinstance(clip, Clip) for batch in (first, *batches) for _, clip in batch) == 6
+
+
 def test_who_stops_taking_leaves_no_thread_behind(videos):
     clips = clips_of_all(videos * 5, INPUT, 4, 0.5, 0.25, 2)
     next(clips)
     clips.close()
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")] == []
+
+
+class Asked(list):
+    """Paths that tell how many of them were asked for."""
+
+    count = 0
+
+    def __getitem__(self, number):
+        self.count = max(self.count, number + 1)
+        return super().__getitem__(number)
+
+
+def test_short_videos_are_decoded_a_whole_batch_ahead(videos):
+    paths = Asked(videos[:2] * 20)
+    clips = clips_of_all(paths, INPUT, 4, float("inf"), float("inf"), 1)
+    next(clips)
+    latest = time.monotonic() + 30
+    while paths.count < VIDEOS and time.monotonic() < latest:
+        time.sleep(0.01)
+    assert VIDEOS <= paths.count <= VIDEOS + 2  # and no further: one more is asked for when the first one was taken
+    clips.close()
 
 
 def test_a_cut_video_keeps_its_beginning(tmp_path):

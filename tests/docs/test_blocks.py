@@ -1,4 +1,4 @@
-"""Every code block of the guides does what the page says, in the order of the page.
+"""Every code block of README, the site's texts and CONTRIBUTING does what the page says, in the order of the page.
 
 A comment on the line before a block says otherwise: `<!-- skip: why -->`, `<!-- slow: why -->`, or
 `<!-- file: path -->` for a block that is a file's contents. A `text` block is what the block before it prints.
@@ -15,9 +15,10 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
-SLOW = ("ground", "scale", "search_videos", "teach")  # more than ten seconds of a core together
-BLOCK = re.compile(r"(?:<!-- (skip|slow|file): (.+?) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "docs" / "guides").glob("*.md"))
+SLOW = ("add_a_family", "filter", "first_minutes", "ground", "publish", "scale", "search_videos", "teach")
+BLOCK = re.compile(r"(?:<!-- (skip|slow|file): (.+?) -->\n)?```(\S*)\n(.*?)```", re.DOTALL)
 
 
 class Block(NamedTuple):
@@ -75,28 +76,30 @@ def follow(path, desk, *, slow):
             assert printed == block.code
 
 
+@pytest.mark.parametrize("path", [p for p in PAGES if p.stem not in SLOW], ids=lambda path: path.stem)
+def test_a_page_can_be_followed(path, desk):
+    follow(path, desk, slow=False)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.stem in SLOW else ()) for p in GUIDES],
+    [p for p in PAGES if p.stem in SLOW or any(block.mark == "slow" for block in blocks(p))],
+    ids=lambda path: path.stem,
 )
-def test_a_guide_can_be_followed(path, desk):
-    follow(path, desk, slow=path.stem in SLOW)
+def test_a_slow_page_can_be_followed(path, desk):
+    follow(path, desk, slow=True)
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_every_block_says_its_language(path):
     found = blocks(path)
-    assert len(found) == path.read_text(encoding="utf-8").count("\n```") / 2
-    assert {block.language for block in found} <= {"sh", "python", "text", "yaml", "toml"}
-    assert all(block.mark == "file" for block in found if block.language in ("yaml", "toml"))
+    assert len(found) == len(re.findall(r"^```", path.read_text(encoding="utf-8"), re.MULTILINE)) / 2
+    assert {block.language for block in found} <= {"sh", "python", "text", "yaml", "toml", "{toctree}"}
+    assert all(block.mark in ("file", "skip") for block in found if block.language in ("yaml", "toml"))
 
 
-def test_the_python_of_the_readme_runs(desk):
-    folder, environment = desk
-    found = [block.code for block in blocks(ROOT / "README.md") if block.language == "python"]
-    assert len(found) >= 2
-    for code in found:
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{code}\n{done.stderr}"
+def test_the_readme_is_a_front_page():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert max(len(line) for line in lines if not line.startswith("|")) <= 120

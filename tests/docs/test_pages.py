@@ -49,6 +49,12 @@ def test_the_house_shows_every_room():
     assert sorted(drawn) == sorted(room for rooms in layers() for room in rooms)
 
 
+def test_contributing_shows_the_rooms_in_the_order_that_is_checked():
+    shown = re.search(r"```text\n(cli .*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    said = [set(re.findall(r"\w+", re.split(r"\s{2,}", line)[0])) for line in shown.splitlines() if line[0] != "-"]
+    assert said == [set(rooms) for rooms in layers() if rooms != ["__main__"]]
+
+
 @pytest.mark.parametrize("command", command_names())
 def test_every_command_has_an_example(command):
     assert any(f"zoo {command}" in line for line in examples(command))

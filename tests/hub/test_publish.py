@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -22,9 +23,10 @@ from zoo.cli.app import commands
 from zoo.convert import convert
 from zoo.errors import CardError, IntegrityError, UsageError, ZooError
 from zoo.hub.checkpoint import read_contents
-from zoo.hub.readme import readme
+from zoo.hub.readme import PIPELINES, readme
 from zoo.publish import build_folder
 from zoo.registry import names
+from zoo.registry.card import Task
 
 NAME = "reste_resnet20_cifar.c10"
 REPOSITORY = f"zoo-models/{NAME}"
@@ -486,3 +488,7 @@ def test_the_packed_file_runs_from_a_folder_in_timm(folder):
     with torch.inference_mode():
         for a, b in zip(model(image), ours(image), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_every_task_has_its_word_on_the_hub():
+    assert set(PIPELINES) == set(get_args(Task))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import InputError, IntegrityError, UsageError
-from zoo.index.exact import NOTHING
+from zoo.index.exact import NOTHING, rescored
 from zoo.index.facts import Facts
 from zoo.index.gallery import Gallery
 from zoo.index.store import open_or_create, open_store
@@ -88,6 +88,13 @@ def test_blocks_do_not_matter(limits, tmp_path, monkeypatch):
     parts = gallery.search(torch.from_numpy(asked), 10)
     np.testing.assert_array_equal(whole.rows, parts.rows)
     np.testing.assert_array_equal(whole.scores, parts.scores)  # scored again in float64
+
+
+def test_a_candidate_that_stands_twice_is_answered_once(tmp_path):
+    """As when a graph was written and its list of rows was not: what it covers is searched once more."""
+    gallery = filled(tmp_path / "g", 4)
+    hits = rescored(torch.randn(1, 8), np.array([[2, 0, 2, NOTHING, 0]]), gallery.take, 3)
+    assert sorted(hits.rows[0].tolist()) == [NOTHING, 0, 2]
 
 
 def test_small_steps_leave_few_files_and_the_same_rows(tmp_path):

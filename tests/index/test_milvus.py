@@ -56,6 +56,8 @@ def test_a_file_gives_a_folders_answers(tmp_path):
     with pytest.raises(UsageError, match="no collection called"):
         open_or_create("a b", facts(), address)
     assert open_store("people", address).info()["items"] == 57
+    store.client.drop_collection("people")  # as if its creation had been interrupted
+    assert len(open_or_create("people", facts(per_item=2, model="other.tag"), address)) == 0
     store.close()
 
 

@@ -18,7 +18,7 @@ from zoo.convert import rename
 from zoo.kernels import native
 from zoo.layers import engine, packed
 from zoo.layers.binary import BinaryConv2d
-from zoo.layers.packing import FORMAT, check_format, pack, pack_bits, unpack
+from zoo.layers.packing import FORMAT, pack, pack_bits, unpack
 from zoo.models import reste
 
 pytest.importorskip("llvmlite")
@@ -281,12 +281,6 @@ def test_states_of_another_architecture_are_refused():
         engine.to_packed(deeper, state)
     with pytest.raises(ValueError, match="belongs to no binary convolution"):
         unpack(pack(deeper), small())
-
-
-def test_other_formats_are_refused():
-    check_format({"format": FORMAT})
-    with pytest.raises(ValueError, match="reste-packed-v2"):
-        check_format({"format": "reste-packed-v2"})
 
 
 def test_weights_without_a_sign_are_refused():

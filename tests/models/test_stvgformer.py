@@ -9,7 +9,8 @@ from tests.goldens import Golden, fill, normal
 from zoo.build import skeleton
 from zoo.layers.attention import sine_2d, sine_time
 from zoo.layers.slowfast import SlowFast
-from zoo.models.stvgformer import STVGFormer
+from zoo.layers.text import roberta
+from zoo.models.stvgformer import Encoded, STVGFormer
 from zoo.models.stvgformer_blocks import (
     Collaboration,
     Decoder,
@@ -80,12 +81,14 @@ def test_the_static_stream_is_mdetrs():
 @pytest.mark.parametrize("name", ["stvg_slowfast_r50", "stvg_slowfast_r50_ava"])
 @torch.inference_mode()
 def test_slowfast_is_pytorchvideos(name):
-    golden = Golden(name)
-    network = SlowFast(dilated=name.endswith("ava")).eval()
-    prefix = "model." if name.endswith("ava") else ""
-    heads = ("blocks.5", "blocks.6", "detection_head")
-    state = {key: value for key, value in state_of(golden, prefix).items() if not key.startswith(heads)}
-    network.load_state_dict(state)
+    """Through the converter: the whole published file, whose head has no place here."""
+    golden, holder = Golden(name), nn.Module()
+    holder.video_encoder = network = SlowFast(dilated=name.endswith("ava")).eval()
+    report = start_from(holder, "slowfast", state_of(golden, ""))
+    assert report.begun == set(holder.state_dict())
+    assert all(
+        key.startswith(("blocks.5", "blocks.6", "detection_head", "model.detection_head")) for key, _ in report.unused
+    )
     found = network(normal(golden.facts["input"]["seed"], golden.facts["input"]["fast_shape"]))
     expected = torch.cat([golden.tensor("slow_mean"), golden.tensor("fast_mean")], 1)
     torch.testing.assert_close(found, expected, **ROUNDING)
@@ -193,6 +196,26 @@ def test_padded_steps_change_nothing(tiny):
 
 
 @torch.inference_mode()
+def test_frames_of_padding_are_never_seen(tiny, films):
+    """From the pixels on: films of six and of four steps in one batch, whatever lies behind the shorter one."""
+    padding = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+    together = tiny(films, words(tiny), time_padding=padding)
+    alone = tiny(films[1:, :4], words(tiny, "the person in blue"))
+    torch.testing.assert_close(together.boxes[1:, :4], alone.boxes, **ROUNDING)
+    torch.testing.assert_close(together.scores[1:, :4, :4].triu(), alone.scores.triu(), **ROUNDING)
+
+
+@torch.inference_mode()
+def test_pixels_of_padding_are_never_seen(tiny, films):
+    padding = torch.zeros(2, 40, 56, dtype=torch.bool)
+    padding[1, 24:], padding[1, :, 40:] = True, True
+    other = torch.where(padding[:, None, None], torch.rand_like(films), films)
+    found, expected = (tiny(pixels, words(tiny), padding=padding) for pixels in (other, films))
+    torch.testing.assert_close(found.boxes, expected.boxes)
+    torch.testing.assert_close(found.scores, expected.scores)
+
+
+@torch.inference_mode()
 def test_frames_are_apart_in_the_static_stream(films):
     model = zoo.create_model("stvgformer_tiny", d2s=False).eval()
     order = torch.tensor([3, 0, 5, 1, 4, 2])
@@ -288,6 +311,7 @@ def test_unknown_encoders_are_named():
 # published files
 
 
+@torch.inference_mode()
 def test_mdetrs_file_begins_what_it_should():
     small = {"dim": 256, "heads": 8, "depth": 6, "hidden": 2048, "map_dim": 8, "map_depth": 1}
     model = STVGFormer("convs", "convs", "word", ("red",), **small)
@@ -307,6 +331,15 @@ def test_mdetrs_file_begins_what_it_should():
     ):
         torch.testing.assert_close(ours[key], theirs[mdetrs])
     assert not any(key.startswith(("dynamic.", "temporal_head.", "video_")) for key in report.begun)
+    model.eval()
+    words = Words(torch.zeros(2, 6, dtype=torch.long), torch.tensor([[False] * 6, [False] * 4 + [True] * 2]), [])
+    outside = torch.zeros(2, 5, 7, dtype=torch.bool)
+    outside[1, 4:], outside[1, :, 5:] = True, True
+    places = normal(40, [2, 256, 5, 7]).flatten(2).transpose(1, 2)[:, None]
+    seen, text = Encoded(places, None, (5, 7), outside), golden.tensor("resized").transpose(0, 1)
+    for chunk in (None, 1):
+        memory, *_ = model._static_memory(seen, text, words.padding, sine_2d(outside, 256), chunk)
+        torch.testing.assert_close(memory.transpose(0, 1), golden.tensor("memory"), **ROUNDING)
 
 
 @pytest.mark.parametrize("prefix", ["", "model."])
@@ -320,16 +353,20 @@ def test_slowfasts_file_begins_the_clip_encoder(prefix):
     assert all(bool((value == 0.5).all()) for value in model.video_encoder.parameters())
 
 
-def test_robertas_file_begins_the_text_encoder():
+@pytest.mark.parametrize(
+    ("part", "prefix"), [("roberta", ""), ("roberta", "roberta."), ("mdetr", "transformer.text_encoder.")]
+)
+@torch.inference_mode()
+def test_robertas_file_begins_the_text_encoder(part, prefix):
     pytest.importorskip("transformers")
-    model = nn.Module()
-    model.text_encoder = nn.Module()
-    model.text_encoder.embeddings = nn.Embedding(3, 2)
-    report = start_from(
-        model, "roberta", {"roberta.embeddings.weight": torch.ones(3, 2), "lm_head.bias": torch.ones(3)}
-    )
-    assert report.used == [("roberta.embeddings.weight", "text_encoder.embeddings.weight")]
+    golden, model = Golden("text_roberta_small"), nn.Module()
+    model.text_encoder = roberta(**golden.facts["config"]).eval()
+    theirs = {f"{prefix}{key}": value for key, value in state_of(golden, "").items()}
+    report = start_from(model, part, theirs | {"lm_head.bias": torch.ones(3)})
     assert [key for key, _ in report.unused] == ["lm_head.bias"]
+    ids, there = golden.tensor("input_ids").long(), golden.tensor("attention_mask").bool()
+    found = model.text_encoder(ids, there.long()).last_hidden_state
+    torch.testing.assert_close(found[there], golden.tensor("last_hidden")[there], **ROUNDING)
 
 
 def test_words_move_between_devices(tiny):

@@ -57,6 +57,40 @@ def test_the_space_time_transformer_is_the_public_one(name):
         torch.testing.assert_close(tokens, case.tensor("tokens"), **tolerance)
 
 
+@pytest.mark.parametrize(("side", "patch", "frames", "most"), [(8, 4, 3, 3), (12, 4, 2, 5), (6, 3, 1, 2)])
+def test_a_block_is_the_written_attention(side, patch, frames, most):
+    """Query by query: the class token sees everything, a patch the class token and its own line."""
+    torch.manual_seed(side)
+    dim, heads, patches = 8, 2, (side // patch) ** 2
+    model = SpaceTimeTransformer(side, patch, dim, 1, heads, most).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    video = normal(side, (1, frames, 3, side, side)).double()
+
+    def attend(attention, x, sees):
+        q, k, v = (part.view(-1, heads, dim // heads) for part in attention.qkv(x).chunk(3, 1))
+        rows = []
+        for i, keys in enumerate(sees):
+            weight = torch.einsum("hd,nhd->hn", q[i], k[keys]) / (dim // heads) ** 0.5
+            rows.append(torch.einsum("hn,nhd->hd", weight.softmax(1), v[keys]).flatten())
+        return attention.proj(torch.stack(rows))
+
+    where = model.pos_embed[0]
+    cut = [model.patch_embed.proj(video[0, f : f + 1]).flatten(2)[0].T + where[1:] for f in range(frames)]
+    cut = [patch + model.temporal_embed[0, f] for f, patch in enumerate(cut)]
+    x = torch.cat([model.cls_token[0] + where[:1], *cut])
+    everything = list(range(1 + frames * patches))
+    place = [(f, n) for f in range(frames) for n in range(patches)]
+    in_time = [everything] + [[0] + [1 + g * patches + n for g in range(frames)] for _, n in place]
+    in_space = [everything] + [[0] + [1 + f * patches + m for m in range(patches)] for f, _ in place]
+    (block,) = model.blocks
+    with torch.no_grad():
+        t = x + attend(block.timeattn, block.norm3(x), in_time)
+        s = x + attend(block.attn, block.norm1(t), in_space)
+        y = s + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(s))))
+        torch.testing.assert_close(model(video)[0], model.norm(y), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["clip_tiny", pytest.param("clip_vit_b32", marks=pytest.mark.slow)])
 def test_untrained_masks_leave_clip_as_it_is(name):
     """One frame, no training: the similarities are those of OpenAI's code, for any number of prototypes."""

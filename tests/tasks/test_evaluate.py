@@ -91,6 +91,8 @@ def test_classes_that_a_file_was_trained_on_come_before_the_cards(data_root, tmp
     result = evaluate(ARCH, str(tmp_path / "data"), checkpoint_path=tmp_path / "three.safetensors", device="cpu")
     assert result.names == names
     assert result.confusion.sum(1).tolist() == [2, 2, 2]
+    pipe = zoo.pipeline(ARCH, checkpoint_path=tmp_path / "three.safetensors", device="cpu")
+    assert set(pipe(tmp_path / "data" / "x" / "0.png").labels) == set(names)
 
 
 def test_confusion_picture_shows_every_class(measured):

@@ -6,6 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 av = pytest.importorskip("av")
@@ -17,7 +19,8 @@ from zoo.errors import InputError, UsageError  # noqa: E402
 from zoo.metrics import FrameTube, grounding_scores  # noqa: E402
 from zoo.models.stvgformer import Grounding  # noqa: E402
 from zoo.tasks import ground_files  # noqa: E402
-from zoo.tasks.ground import Settings, Window, _joined, _ranked, ground_pipeline  # noqa: E402
+from zoo.tasks.draw import save_picture  # noqa: E402
+from zoo.tasks.ground import Settings, Window, _Candidate, _joined, _limits, _ranked, ground_pipeline  # noqa: E402
 
 SEED, RATE, SIDE = 500_003, 12, 128  # somebody in black walks, alone in black
 
@@ -176,6 +179,21 @@ def test_alternatives_are_apart_in_time():
     assert [(c.window, c.first, c.last) for c in ranked] == [(0, 0, 3), (0, 6, 8), (1, 1, 2)]
 
 
+@given(steps=st.integers(1, 64), more=st.integers(0, 500), rate=st.floats(1, 60), data=st.data())
+def test_a_span_of_steps_comes_back_from_its_seconds_and_its_frames(steps, more, rate, data):
+    count = steps + more  # frames; at least one a step
+    i = data.draw(st.integers(0, steps - 1))
+    j = data.draw(st.integers(i, steps - 1))
+    window = Window(0.0, count / rate, np.arange(steps), None)
+    start, end = _limits(_Candidate(0, i, j, 1.0), [window])
+    assert (round(start * steps * rate / count), round(end * steps * rate / count)) == (i, j + 1)
+    frames = np.flatnonzero((np.arange(count) + 0.5 >= start * rate) & (np.arange(count) + 0.5 < end * rate))
+    cells = (frames + 0.5) * steps / count  # of a frame's middle
+    assert cells.min() >= i - 1e-6
+    assert cells.max() < j + 1 + 1e-6
+    assert len(frames) == pytest.approx((j + 1 - i) * count / steps, abs=1)
+
+
 @pytest.mark.parametrize("wrong", [{"stride": 30.0}, {"frames": 0}, {"min_score": 2.0}, {"chunk": 0}])
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(UsageError):
@@ -233,8 +251,8 @@ def with_pcm(source, path):
 
 def test_sheets_cuts_and_files(pipe, walk, clip, tmp_path):
     tube = pipe(walk, clip.scene.sentence)
-    ground_files.save_picture(tube.draw, tmp_path / "sheet.png")
-    ground_files.save_picture(tube.draw_heat, tmp_path / "heat.jpg")
+    save_picture(tube.draw, tmp_path / "sheet.png")
+    save_picture(tube.draw_heat, tmp_path / "heat.jpg")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 500
     assert ground_files.crop_video(tube, tmp_path / "cut.mp4") == len(tube)

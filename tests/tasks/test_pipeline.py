@@ -155,6 +155,8 @@ def test_bad_calls():
         pick_device("cuda:99")
     with pytest.raises(UsageError, match="int8"):
         pick_dtype("int8")
+    with pytest.raises(UsageError, match="index of videos"):
+        zoo.pipeline("tmvm_tiny")
     with pytest.raises(UsageError, match="cannot reid"):
         zoo.pipeline(ARCH, task="reid")
 

@@ -1,7 +1,10 @@
 """Indexes of videos: the same answers as in memory, growth, interruption, moments, explanations, other networks."""
 
 import json
+import multiprocessing
 import shutil
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +146,38 @@ def test_an_interrupted_index_holds_whole_videos_and_goes_on(tmp_path, videos, r
     rest = index_videos(videos, tmp_path / "idx", retriever, window=1.0, stride=1.0)
     assert rest.unchanged >= 2
     assert rest.added + rest.unchanged == 6
+
+
+def _index_alone(*arguments, **options):
+    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    index_videos(*arguments, **options)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="starts in an instant by a fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_an_index_that_is_killed_at_any_moment_ends_as_one_that_never_was(
+    tmp_path, videos, retriever, index, monkeypatch
+):
+    monkeypatch.setattr("zoo.tasks.retrieve.FLUSH_ITEMS", 1)
+    options = {"window": 1.0, "stride": 0.5, "workers": 0}
+    start = time.monotonic()
+    index_videos(videos, tmp_path / "other", retriever, **options)
+    took = time.monotonic() - start
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        arguments = (videos, tmp_path / "idx", retriever)
+        writer = multiprocessing.get_context("fork").Process(target=_index_alone, args=arguments, kwargs=options)
+        writer.start()
+        writer.join(rng.uniform(0, took / 2))
+        writer.kill()
+        writer.join()
+        if (tmp_path / "idx" / "gallery.json").exists():
+            windows = Counter(item["path"] for _, item in Gallery.open(tmp_path / "idx").items())
+            assert set(windows.values()) <= {3}  # whole videos
+    index_videos(videos, tmp_path / "idx", retriever, **options)
+    mine, theirs = Gallery.open(tmp_path / "idx"), Gallery.open(index)
+    torch.testing.assert_close(mine.take(range(18)), theirs.take(range(18)), rtol=0, atol=2e-3)  # float16
+    assert [item["sha1"] for _, item in mine.items()] == [item["sha1"] for _, item in theirs.items()]
 
 
 def test_one_bad_file_costs_that_file(tmp_path, retriever):

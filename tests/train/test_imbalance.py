@@ -163,6 +163,17 @@ def test_metric_loss_compares_the_batch_that_is_asked_for(batch, uneven):
     assert torch.equal(next(other.batches(0, 0)).x, met)  # the head meets the same pictures with and without the metric
 
 
+def test_norms_meet_both_batches_at_once(uneven):
+    """Else what they keep for answering is of neither: half of the one batch's mean, half of the other's."""
+    recipe = recipe_of(uneven, "method_args.metric=triplet")
+    method = new_method(recipe.method, **recipe.method_args)
+    course = ImbalanceCourse(recipe, method, CPU)
+    model = method.prepare(timm.create_model("test_efficientnet", num_classes=4)).train()
+    (part,) = next(course.batches(0, 0)).parts(1)
+    course.loss(model, part)
+    assert model.network.bn1.num_batches_tracked == 1
+
+
 @pytest.mark.parametrize(("sampling", "most"), [("natural", 16), ("square_root", 14), ("balanced", 8)])
 def test_sampling_decides_how_often_the_head_meets_a_class(sampling, most, uneven):
     recipe = recipe_of(uneven, f"method_args.sampling={sampling}")

@@ -28,6 +28,12 @@ def test_override_takes_bare_words():
     assert load_recipe("reste_resnet20_cifar", ("precision=no",)).precision == "no"
 
 
+def test_a_value_in_place_of_a_table_is_its_name_where_it_has_one():
+    assert load_recipe("reste_resnet20_cifar", ("data=cifar100",)).data.name == "cifar100"
+    with pytest.raises(UsageError, match=r"^schedule=3: schedule: Expected `object`"):
+        load_recipe("reste_resnet20_cifar", ("schedule=3",))
+
+
 RECIPE = """model = "reste_resnet20_cifar"
 
 [data]

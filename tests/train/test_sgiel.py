@@ -1,10 +1,12 @@
 """SGIEL's training: what a step holds, how the teacher follows, what a run keeps, what it refuses."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
@@ -12,6 +14,7 @@ import zoo
 from zoo.data.crops import open_crops
 from zoo.data.people_sets import write_people
 from zoo.errors import InputError, UsageError
+from zoo.losses.sgiel import mutual, orthogonality
 from zoo.models.sgiel import SGIEL
 from zoo.registry.card import Input
 from zoo.train.loop import train
@@ -110,6 +113,44 @@ def test_the_teacher_follows_and_its_heads_follow_twice_as_fast():
         quick = name.startswith(("classifier", "neck", "projections"))
         assert value.unique().tolist() == pytest.approx([0.2 if quick else 0.1]), name
     assert torch.equal(pair.teacher.neck["visible"].running_mean, statistics)
+
+
+@pytest.mark.parametrize("shape", [True, False])
+def test_a_step_with_cutmix_is_spelt_out(shape):
+    """Rectangles, order and share as drawn; two labels a row; neither triplet nor erased nor consistency losses."""
+    torch.manual_seed(0)
+    pair = Pair(SGIEL("basic", (1, 1, 1, 1), (8, 8, 8, 8), 3, small=True)).train()
+    batch = tuple(torch.randn(4, 3, 32, 16) for _ in range(4 if shape else 2))
+    labels = torch.tensor([0, 0, 2, 2])
+    twin = copy.deepcopy(pair)
+    torch.manual_seed(5)
+    torch.rand(())  # whether
+    share, down, across = float(torch.rand(())), int(torch.randint(32, ())), int(torch.randint(16, ()))
+    order = torch.randperm(4)
+    side = (1 - share) ** 0.5
+    half_height, half_width = int(32 * side) // 2, int(16 * side) // 2
+    inside = torch.zeros(32, 16, dtype=torch.bool)
+    for y in range(max(0, down - half_height), min(32, down + half_height)):
+        for x in range(max(0, across - half_width), min(16, across + half_width)):
+            inside[y, x] = True
+    left = 1 - float(inside.float().mean())
+    assert 0.1 < left < 0.9, "a rectangle worth the name"
+
+    def mixed(one, other):
+        return torch.where(inside, other[order], one)
+
+    def halves(logits):
+        both, others = labels.repeat(2), labels[order].repeat(2)
+        return left * F.cross_entropy(logits, both) + (1 - left) * F.cross_entropy(logits, others)
+
+    photographs, shapes, _ = twin(*(mixed(batch[i], batch[i ^ 1]) for i in range(len(batch))))
+    expected = halves(photographs.logits) + mutual(photographs.logits)
+    if shape:
+        expected = expected + halves(shapes.logits) + orthogonality(twin.student.projections["photograph"])
+    torch.manual_seed(5)
+    method = Method(cutmix=1.0, shape=shape)
+    method.start_epoch(pair, 0, 1)
+    torch.testing.assert_close(method.lesson(pair, batch, labels), expected)
 
 
 def test_windows_and_ramp_follow_the_epochs():

@@ -237,6 +237,9 @@ def test_the_matrix_is_measured_with_the_heads_of_its_time(once, twice, sets):
     assert np.isnan(whole.matrix[1, 0])
     assert whole.pictures.tolist() == [8, 4]  # grey was never taught, and counts as unknown
     assert set(whole.figures) >= {"forgetting", "average_incremental_accuracy", "unknown_auroc"}
+    assert whole.of_class.mean() == pytest.approx(whole.recall[-1])
+    assert early.figures["accuracy_within_task"] == early.overall[0]  # with one task it is always told right
+    assert whole.figures["accuracy_within_task"] >= whole.overall[-1]
     result = run("eval", twice, sets / "test", "--json")
     assert json.loads(result.stdout)["matrix"][1][0] is None
     assert "after 2" in run("eval", twice, sets / "test").stdout
@@ -267,6 +270,66 @@ def test_a_file_without_memory_answers_alike_and_learns_no_more(twice, tmp_path,
     assert a.to_dict() == b.to_dict()
     assert "cannot learn more" in str(refused("teach", bare, "--add", write(tmp_path / "new", "grey")))
     assert read_taught(bare).pictures == ()
+
+
+def test_pictures_can_be_given_back_to_a_file_without_memory(twice, model_of_two, tmp_path, sets):
+    bare, again = tmp_path / "bare.zoo", tmp_path / "again.zoo"
+    run("teach", model_of_two, "--no-memory", "--out", bare)
+    assert run("teach", bare, "--remember", sets / "test", "--memory", 6, "--out", again).exit_code == 0
+    model = read_taught(again)
+    assert model.facts.memory.counts == (2, 2, 2)  # grey, which it never learned, is passed over
+    state = model.network.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in read_taught(twice).network.state_dict().items())
+    ready = prepare(again, write(tmp_path / "new", "grey"), device="cpu")
+    assert ready.task.quota == 2
+    assert ready.task.kept_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert run("teach", again, "--undo").exit_code == 0
+    assert read_taught(again).facts.memory.counts == (2, 2)
+
+
+def test_more_pictures_of_known_classes_are_chosen_from_beside_those_kept(model, sets):
+    kept = read_taught(model).pictures
+    assert run("teach", model, "--remember", sets / "test").exit_code == 0
+    once = read_taught(model)
+    assert once.facts.memory.limit == 8
+    assert once.facts.memory.counts == (4, 4)
+    assert not set(once.pictures) <= set(kept)
+    run("teach", model, "--remember", sets / "first", "--memory", 200)
+    run("teach", model, "--remember", sets / "test")
+    counts = read_taught(model).facts.memory.counts
+    assert counts == (12, 12)  # each picture once: eight of the lesson and four of the test
+
+
+def test_what_cannot_be_remembered(model, tmp_path, sets):
+    bare = tmp_path / "bare.zoo"
+    run("teach", model, "--no-memory", "--out", bare)
+    old = bare.read_bytes()
+    red = write(tmp_path / "some", "red")
+    assert "no picture of green" in str(refused("teach", bare, "--remember", red, kind=InputError))
+    assert "no folder of a known" in str(refused("teach", bare, "--remember", write(tmp_path / "other", "grey")))
+    assert "no room for 2 classes" in str(refused("teach", bare, "--remember", sets / "first", "--memory", 1))
+    (red / "green").mkdir()
+    (red / "green" / "0.png").write_bytes(b"text")
+    assert "1 did not open" in str(refused("teach", bare, "--remember", red, kind=InputError))
+    (red / "red" / "bad.png").write_bytes(b"text")
+    assert run("teach", model, "--remember", red).exit_code == 1  # done, with two bad files listed
+    assert bare.read_bytes() == old
+
+
+def test_the_bundled_model_answers_by_name_and_learns_from_a_copy(tmp_path, sets):
+    folder, mine = tmp_path / "known", tmp_path / "mine.zoo"
+    for name in ("nv", "vasc", "df", "mel", "akiec", "bcc", "bkl"):
+        write(tmp_path / name, "red", count=2, seed=len(name))
+        (tmp_path / name / "red").rename(folder.mkdir(exist_ok=True) or folder / name)
+    said = run("predict", "acl_lite0", sets / "test" / "red" / "0.png", "--jsonl")
+    assert json.loads(said.stdout)["task"] in ("round 1", "round 2", "round 3")
+    assert "akiec, bcc, bkl" in run("teach", "acl_lite0.ham10000", "--report").stdout
+    fault = refused("teach", "acl_lite0", "--add", sets / "first")
+    assert "stays as it is" in str(fault)
+    assert "--remember" in fault.hint
+    assert run("teach", "acl_lite0", "--remember", folder, "--memory", 14, "--out", mine).exit_code == 0
+    ready = prepare(mine, sets / "first", device="cpu")
+    assert (ready.task.first, ready.task.quota) == (7, 2)
 
 
 def test_the_bundled_extractor_is_referred_to_and_checked(tmp_path, sets):
@@ -390,8 +453,10 @@ def test_new_models_that_cannot_be(options, kind, said, tmp_path, sets):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_is_called_zoo(sets, tmp_path):
+def test_a_model_is_called_zoo(sets, model, tmp_path):
     assert "is not called .zoo" in str(refused("teach", tmp_path / "m.pt", "--add", sets / "first"))
+    assert "is not called .zoo" in str(refused("teach", model, "--undo", "--out", tmp_path / "m.pt"))
+    assert "is no taught model" in str(refused("teach", "pslt_pico", "--add", sets / "first"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.viz.curves import HEIGHT, LINE, WIDTH, curves
+from zoo.viz.curves import COLOURS, HEIGHT, LINE, WIDTH, chart, curves
 
 numbers = st.floats(-1e12, 1e12) | st.just(float("nan")) | st.just(float("inf"))
 
@@ -23,6 +23,14 @@ def test_a_falling_line_falls():
     assert left + 100 < right
 
 
+def test_lines_of_a_chart_share_their_axes():
+    pixels = np.asarray(chart({"high": [(1, 90.0), (2, 80.0)], "low": [(1, 20.0), (2, 10.0)]}, title="accuracy"))
+    high, low = (np.nonzero((pixels[60:, :560] == colour).all(2))[0].mean() for colour in COLOURS[:2])
+    assert high + 100 < low
+
+
 def test_nothing_to_draw():
+    with pytest.raises(ValueError, match="no series"):
+        chart({"empty": [(0, float("nan"))]}, title="")
     with pytest.raises(ValueError, match="no series"):
         curves({})

@@ -6,7 +6,6 @@ Networks run as the pipeline runs them: ours optimised or from packed bits, timm
 Time does not depend on the values of weights, so none are fetched.
 """
 
-import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,8 @@ import torch
 from torch import nn
 
 from zoo.build import create_model
-from zoo.errors import UnknownName, UsageError
+from zoo.errors import UnknownName, UsageError, one_line
+from zoo.extras import need
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.engine import prepare
 from zoo.layers.inference import optimize
@@ -205,10 +205,9 @@ def _exported(model: nn.Module, size: tuple[int, int, int], runtime: str) -> Cal
     from zoo.export.check import open_exported
     from zoo.export.export import to_onnx, to_openvino, trace
 
-    missing = [package for package in ("onnx", "onnxscript", runtime) if importlib.util.find_spec(package) is None]
-    if missing:
-        extra = "openvino" if missing == ["openvino"] else "export"
-        raise UsageError(f"{runtime} needs {', '.join(missing)}", hint=f"pip install 'zoo[{extra}]'")
+    need("export", runtime)
+    if runtime == "openvino":
+        need("openvino", runtime)
     program, _ = trace(model, size)
     data = to_onnx(program, {"task": "classify"})
     with tempfile.TemporaryDirectory() as folder:
@@ -243,7 +242,7 @@ def _is_ours(name: str) -> bool:
         import timm
 
         if not timm.is_model(name):
-            raise UnknownName(error.message, hint=f"{error.hint}; nor does timm know it") from None
+            raise UnknownName(f"{error.message}, here or in timm", hint=error.hint) from None
         return False
     return True
 
@@ -259,9 +258,8 @@ def _try(one: Contender) -> None:
         one.model(_pictures(one, 1))
     except (RuntimeError, ValueError, AssertionError) as error:
         size = "x".join(map(str, one.size[1:]))
-        reason = " ".join(str(error).split())[:160]
         raise UsageError(
-            f"{one.name} does not run on {size} pixels in {one.dtype}: {reason}", hint="--size, --dtype"
+            f"{one.name} does not run on {size} pixels in {one.dtype}: {one_line(error)}", hint="--size, --dtype"
         ) from error
 
 

@@ -1,10 +1,11 @@
 """What a figure was measured on, in one line."""
 
-import os
 import platform
 from pathlib import Path
 
 import torch
+
+from zoo.tasks.decode import cores
 
 __all__ = ["machine"]
 
@@ -14,8 +15,7 @@ def machine(device: torch.device | None = None) -> str:
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     if device and device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {versions}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {torch.get_num_threads()} threads, {versions}"
+    return f"{_processor()}, {cores()} cores, {torch.get_num_threads()} threads, {versions}"
 
 
 def _processor() -> str:

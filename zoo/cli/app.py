@@ -15,9 +15,18 @@ __all__ = ["app", "commands", "main"]
 GROUPS: tuple[str, ...] = ("models", "predict", "reid", "retrieve", "ground", "filter", "weights", "hub")
 GROUPS += ("train", "teach", "export", "bench", "serve", "doctor")
 
+WAY = (  # for who types `zoo` alone; the first two work at once, on any machine
+    ("zoo list", "what there is, and whose weights are here"),
+    ("zoo predict photo.jpg", "what is in a picture; a folder, a glob or an address too"),
+    ("zoo embed lite0_extractor photos/ --out f.npy", "features of many pictures"),
+    ("zoo filter photo.jpg --out smooth", "texture away, structure kept"),
+    ("zoo reid --help, zoo retrieve --help", "search people, search videos"),
+    ("zoo doctor", "what this installation can do, and what it lacks"),
+    ("zoo --help", "every command; each has examples under --help"),
+)
+
 app = typer.Typer(
     name="zoo",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with [bold]zoo list[/], then [bold]zoo predict NAME picture.jpg[/].",
@@ -32,13 +41,20 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def zoo_command(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Pretrained vision networks: list them, run them, train them."""
+    if context.invoked_subcommand is None:
+        out.line("Pretrained vision networks. A way in:")
+        for command, does in WAY:
+            out.line(f"  {out.style(command, 'bold')}")
+            out.line(f"      {does}")
+        raise typer.Exit(2)  # nothing was asked for
 
 
 def commands() -> typer.Typer:

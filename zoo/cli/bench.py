@@ -7,7 +7,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import SPEED, Debug, Json, Quiet
+from zoo.cli.options import SPEED, Debug, Json, Quiet, model_names
 from zoo.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,12 @@ WORDS = ("model", "engine", "device", "dtype")
 
 @app.command(rich_help_panel=PANEL)
 def bench(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models of ours or of timm.", show_default=False)],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME", help="Models of ours or of timm.", autocompletion=model_names, show_default=False
+        ),
+    ],
     batch_sizes: Annotated[
         list[int] | None,
         typer.Option("--batch-size", "-b", min=1, help="Pictures a call; may be given again.", show_default="1 and 8"),

@@ -6,18 +6,6 @@ from zoo.cli import out
 from zoo.cli.app import app
 from zoo.cli.options import Debug, Json
 
-EXTRAS = {
-    "fast": ("llvmlite",),
-    "train": ("accelerate", "torchmetrics"),
-    "tensorboard": ("tensorboard",),
-    "hf": ("datasets",),
-    "index": ("pyarrow",),
-    "video": ("av",),
-    "hdr": ("OpenEXR",),
-    "export": ("onnx", "onnxruntime"),
-    "demo": ("gradio",),
-    "sign": ("model_signing",),
-}
 PACKAGES = ("torch", "timm", "huggingface-hub", "safetensors", "pillow", "numpy", "typer")
 
 
@@ -66,18 +54,16 @@ def _versions() -> dict[str, Any]:
 
 
 def _compute() -> dict[str, Any]:
-    import os
-
     import torch
 
+    from zoo.tasks.decode import cores
     from zoo.tasks.device import pick_device
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "device": str(pick_device("auto")),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "mps": torch.backends.mps.is_available(),
-        "cores": cores,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "cpu features": torch.backends.cpu.get_cpu_capability(),
         "1-bit engine": _engine(),
@@ -119,12 +105,12 @@ def _network() -> dict[str, Any]:
 
 
 def _extras() -> dict[str, Any]:
-    from importlib.util import find_spec
+    from zoo.extras import EXTRAS, missing
 
     found = {}
-    for extra, modules in EXTRAS.items():
-        missing = [name for name in modules if find_spec(name) is None]
-        found[extra] = f"no {', '.join(missing)}: pip install 'zoo[{extra}]'" if missing else "installed"
+    for extra in EXTRAS:
+        lacking = missing(extra)
+        found[extra] = f"no {', '.join(lacking)}: pip install 'zoo[{extra}]'" if lacking else "installed"
     return found
 
 

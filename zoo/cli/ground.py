@@ -9,12 +9,13 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Checkpoint, Csv, Debug, Device, Dtype, Endpoint, Json, Jsonl, Name, Quiet
+from zoo.cli.options import Checkpoint, Csv, Debug, Device, Dtype, Endpoint, Json, Jsonl, Name, Quiet, sentences_in
 from zoo.cli.predict import PANEL
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from zoo.results.tube import Tube
+    from zoo.tasks.ground_score import FileScores
 
 LOOK, OUTPUT = "How the video is looked at", "Output"
 EVAL, SCENES = "eval", "zooclips_ground"
@@ -119,7 +120,7 @@ def ground(
         _evaluate(Path(sentences[0]), Path(sentences[1]), convention or "every_frame", False, json)
         return
     form = out.form(json, jsonl, csv)
-    asked = [*(sentences or []), *(queries or []), *(_lines(query_file) if query_file else [])]
+    asked = [*(sentences or []), *(queries or []), *(sentences_in(query_file) if query_file else [])]
     if not asked:
         raise UsageError("no sentence", hint=f'zoo ground {video} "the person in red waves a hand"')
     if (export is None) != (export_to is None):
@@ -128,6 +129,7 @@ def ground(
         raise UsageError("--crop-video, --contact-sheet and --heatmap show one sentence", hint="ask for one at a time")
 
     from zoo.tasks import ground_files
+    from zoo.tasks.draw import save_picture
     from zoo.tasks.ground import ground_pipeline
 
     ground_files.check_free([to, crop, sheet, heat, save], force=force)
@@ -163,7 +165,7 @@ def ground(
         ground_files.crop_video(good[0], crop)
     for draw, path in ((good[0].draw, sheet), (good[0].draw_heat, heat)) if good else ():
         if path:
-            ground_files.save_picture(draw, path)
+            save_picture(draw, path)
     if good and save:
         ground_files.save_tubes(good, save, form_of_file)
     if good and export and export_to:
@@ -186,7 +188,7 @@ def ground_eval(
         str,
         typer.Argument(
             metavar="TRUTHS",
-            help=f"HC-STVG or VidSTG JSON, or our .jsonl; or {SCENES}, which are drawn for a model.",
+            help=f"HC-STVG or VidSTG JSON, or our .jsonl; for a model a set's folder, or {SCENES}, which is drawn.",
             show_default=False,
         ),
     ],
@@ -196,11 +198,15 @@ def ground_eval(
     peer_compat: Annotated[
         bool, typer.Option("--peer-compat", help="Count HC-STVG's frames from 0, one off, as published loaders do.")
     ] = False,
-    split: Annotated[str, typer.Option(help=f"Part of {SCENES}: train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Part of the set that a model is asked about.")] = "test",
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Folder that holds sets.", show_default="$ZOO_DATA")
+    ] = None,
     checkpoint: Checkpoint = None,
     json: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
+    dtype: Dtype = "float32",
     debug: Debug = False,
 ) -> None:
     """Score tubes against the true ones: m_vIoU, vIoU@0.3, vIoU@0.5, m_tIoU, m_sIoU, in per cent.
@@ -210,41 +216,46 @@ def ground_eval(
     zoo ground-eval predictions.json val_v2.json --convention tubedetr
     zoo ground-eval tubes.jsonl truth.jsonl --json
     zoo ground-eval stvgformer_tiny zooclips_ground
+    zoo ground-eval stvgformer_r101 hcstvg_v2 --split val --data ~/data --checkpoint mine.safetensors
     """
-    if truths != SCENES:
+    if Path(predictions).suffix in (".json", ".jsonl"):
         _evaluate(Path(predictions), Path(truths), convention, peer_compat, json)
         return
     from zoo.tasks.ground_score import score_model
 
-    _print_figures(score_model(predictions, split, checkpoint_path=checkpoint, device=device), json)
+    with out.progress("videos") as step:
+        result = score_model(
+            predictions,
+            truths,
+            split,
+            root=data,
+            convention=convention,
+            step=step,
+            checkpoint_path=checkpoint,
+            device=device,
+            dtype=dtype,
+        )
+    _print_scores(result, json)
 
 
 def _evaluate(predictions: Path, truths: Path, convention: str, peer_compat: bool, json: bool) -> None:
     from zoo.tasks.ground_score import score_files
 
-    result = score_files(predictions, truths, convention, peer_compat=peer_compat)
+    _print_scores(score_files(predictions, truths, convention, peer_compat=peer_compat), json)
+
+
+def _print_scores(result: "FileScores", json: bool) -> None:
     for line in result.bad:
         out.say(f"left out: {line}")
-    _print_figures(result.figures, json)
-
-
-def _print_figures(figures: Mapping[str, Mapping[str, float]], json: bool) -> None:
     if json:
-        out.data(figures)
+        out.data(result.figures)
         return
     columns = ("samples", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "m_tIoU", "m_sIoU", "missing")
     rows = [
         (kind, *(f"{row[name]:.2f}" if "IoU" in name else f"{row[name]:g}" for name in columns))
-        for kind, row in figures.items()
+        for kind, row in result.figures.items()
     ]
     out.table(("", *columns), rows, right=columns)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="a text file, a sentence a line") from None
 
 
 def _show(tube: "Tube") -> None:

@@ -1,6 +1,7 @@
 """What there is: list, info."""
 
 import sys
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,9 +23,9 @@ ENGINES = {  # by the bits of a binary network's activations
 
 @app.command("list", rich_help_panel=PANEL)
 def list_(
-    pattern: Annotated[str, typer.Argument(help="Shell wildcards; quote them.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="Part of a name, or shell wildcards; quote these.")] = "*",
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="classify, embed, reid, retrieve, ground or filter.")
+        str | None, typer.Option(metavar="TASK", help="classify, embed, reid, retrieve, ground, filter or teach.")
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -34,12 +35,14 @@ def list_(
     [bold]Examples[/]
 
     zoo list
+    zoo list pslt
     zoo list 'reste*18*' --task classify
     zoo list --json | jq -r '.\[].name'
     """
     from zoo.registry.names import list_names, load_card, nearest_names
 
-    cards = [load_card(name) for name in list_names(pattern, task=_task(task))]
+    wanted = pattern if has_magic(pattern) else f"*{pattern}*"
+    cards = [load_card(name) for name in list_names(wanted, task=_task(task))]
     if json:
         out.data([_row(card) for card in cards])
     elif cards:
@@ -68,9 +71,8 @@ def info(name: Name, json: Json = False, debug: Debug = False) -> None:
     """
     if name.endswith(".zoo"):
         from zoo.cli.teach import show_taught
-        from zoo.tasks.taught import read_taught
 
-        show_taught(Path(name), read_taught(Path(name)), json=json)
+        show_taught(Path(name), json=json)
         return
     from zoo.registry.names import resolve
 

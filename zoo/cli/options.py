@@ -23,12 +23,15 @@ __all__ = [
     "Name",
     "Quiet",
     "Workers",
+    "model_names",
+    "sentences_in",
 ]
 
 OUTPUT, SPEED = "Output", "Speed"
 
 
-def _names(incomplete: str) -> list[str]:
+def model_names(incomplete: str) -> list[str]:
+    """What a shell may complete to a model's name."""
     from zoo.registry.names import list_names
 
     return [name for name in list_names() if name.startswith(incomplete)]
@@ -53,7 +56,10 @@ def _endpoint(value: str | None) -> str | None:
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="Model: <arch>.<tag>, or a bare architecture.", autocompletion=_names, show_default=False
+        metavar="NAME",
+        help="Model: <arch>.<tag>, or a bare architecture.",
+        autocompletion=model_names,
+        show_default=False,
     ),
 ]
 Checkpoint = Annotated[
@@ -111,3 +117,15 @@ Debug = Annotated[
         "--debug", callback=_debug, is_eager=True, help="Show where an error comes from.", rich_help_panel=OUTPUT
     ),
 ]
+
+
+def sentences_in(file: Path) -> list[str]:
+    """The sentences that an option's file holds, one a line.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    from zoo.data.texts import read_lines
+    from zoo.errors import UsageError
+
+    return read_lines(file, "a text file, a sentence a line", UsageError)

@@ -17,6 +17,7 @@ __all__ = [
     "Failures",
     "Form",
     "Rows",
+    "clock",
     "data",
     "error",
     "fact",
@@ -125,6 +126,13 @@ def size(count: int | None) -> str:
     return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
 
 
+def clock(seconds: float) -> str:
+    """A length of time for people: "1:05" is a minute and five seconds, "2:00:05" two hours more."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), spare: Sequence[str] = ()
 ) -> None:
@@ -204,9 +212,11 @@ class Rows:
 class Failures:
     """Bad inputs among good ones: counted, and listed at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Iterable[ZooError] = ()) -> None:
         self.first: list[ZooError] = []
         self.count = 0
+        for fault in faults:
+            self.add(fault)
 
     def add(self, fault: ZooError) -> None:
         self.count += 1
@@ -225,6 +235,9 @@ class Failures:
             print(f"  {fault.message}", file=sys.stderr)
         if self.count > SHOWN:
             print(f"  and {self.count - SHOWN} more", file=sys.stderr)
+        hints = {fault.hint for fault in self.first}
+        if len(hints) == 1 and None not in hints:  # one way out of all of them, such as a package that is missing
+            print(f"  {style('try:', 'bold', stream=sys.stderr)} {hints.pop()}", file=sys.stderr)
         return 1
 
 
@@ -290,10 +303,10 @@ def _bar(what: str, count: int, total: int | None, seconds: float) -> str:
     text = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
     if not total:
         return f"{what}  {count:,}  {text}"
-    left = round((total - count) / rate)
+    left = (total - count) / rate
     filled = min(24, 24 * count // total)
     bar = "━" * filled + style("━" * (24 - filled), "dim", stream=sys.stderr)
-    return f"{what}  {bar}  {count:,}/{total:,}  {text}  {left // 60}:{left % 60:02d} left"
+    return f"{what}  {bar}  {count:,}/{total:,}  {text}  {clock(left)} left"
 
 
 def flush() -> None:

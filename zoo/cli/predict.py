@@ -1,6 +1,7 @@
 """Running networks on pictures: predict, embed."""
 
 import glob
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from zoo.cli.options import (
     Name,
     Quiet,
     Workers,
+    model_names,
 )
 from zoo.errors import UnknownName, UsageError
 
@@ -47,11 +49,14 @@ PartSize = Annotated[
 @app.command(rich_help_panel=PANEL)
 def predict(
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="NAME", help="Model; left out, the best classifier that comes with zoo.", show_default=False
+            metavar="NAME",
+            help="Model; left out, the best classifier that comes with zoo.",
+            autocompletion=model_names,
+            show_default=False,
         ),
-    ],
+    ] = None,
     inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT", help=INPUTS, show_default=False)] = None,
     topk: Annotated[int, typer.Option(min=1, help="Classes to name.")] = 5,
     checkpoint: Checkpoint = None,
@@ -256,8 +261,10 @@ def _parts(pipe: "Pipeline[Any]", to: str, checkpoint: Path | None, inputs: list
     return 0 if isinstance(workers, bulk.Group) else code  # torchrun takes another code for a crash and starts again
 
 
-def _name_and_inputs(first: str, inputs: list[str]) -> tuple[str, list[str]]:
+def _name_and_inputs(first: str | None, inputs: list[str]) -> tuple[str, list[str]]:
     """The model and the inputs; a first word that is an input leaves the model to us."""
+    if first is None:
+        raise UsageError("no input", hint="zoo predict picture.jpg; zoo predict --help has more examples")
     from zoo.data.images import SUFFIXES
     from zoo.registry.names import resolve
 
@@ -266,8 +273,11 @@ def _name_and_inputs(first: str, inputs: list[str]) -> tuple[str, list[str]]:
             resolve(first)
     except UnknownName as error:
         if _is_input(first):
+            if late := next((text for text in inputs if _is_model(text)), None):
+                raise UsageError(f"{late} is a model and comes first", hint=f"zoo predict {late} {first}") from None
             return _default(), [first, *inputs]
-        hint = "check the path" if Path(first).suffix.lower() in SUFFIXES else error.hint
+        is_path = Path(first).suffix.lower() in SUFFIXES or os.sep in first
+        hint = "check the path" if is_path else error.hint
         raise UnknownName(f"{first!r} is no model, and no file, folder, glob or address either", hint=hint) from None
     if not inputs:
         there = f"; the {'folder' if Path(first).is_dir() else 'file'} is ./{first}" if Path(first).exists() else ""
@@ -280,6 +290,15 @@ def _is_input(text: str) -> bool:
     from zoo.data.urls import is_url
 
     return text == "-" or is_url(text) or is_store(text) or Path(text).exists() or glob.has_magic(text)
+
+
+def _is_model(text: str) -> bool:
+    from zoo.registry.names import resolve
+
+    try:
+        return bool(resolve(text)) and not Path(text).exists()
+    except UnknownName:
+        return False
 
 
 def _default() -> str:

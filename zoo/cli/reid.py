@@ -193,6 +193,7 @@ def search(
 
     from zoo.data.images import expand
     from zoo.data.reid_sets import read_labels
+    from zoo.hub.checkpoint import write_whole
     from zoo.index.store import open_store
     from zoo.results.ranking import page
     from zoo.tasks.draw import Drawings
@@ -233,7 +234,7 @@ def search(
                 rows(ranking)
             step()
     if html and answered:
-        _write(html, page(answered))
+        write_whole(html, page(answered).encode())
         out.say(f"{len(answered)} queries in {html}")
     warnings.report()
     raise typer.Exit(failures.report(seen))
@@ -378,6 +379,8 @@ def evaluate(
     zoo reid eval data/RegDB --trials 10 --checkpoint 'split{split}.safetensors' --markdown regdb.md
     zoo reid eval pairs.csv --protocol market
     """
+    from zoo.hub.checkpoint import write_whole
+    from zoo.tasks.draw import save_picture
     from zoo.tasks.reid_evaluate import Protocol, evaluate_people
 
     wanted = Protocol(protocol, mode, shots, trials, split, gallery_file, frames, rerank)
@@ -405,13 +408,10 @@ def evaluate(
     else:
         out.line(result.markdown().rstrip())
     if markdown:
-        _write(markdown, result.markdown())
+        write_whole(markdown, result.markdown().encode())
     if plot:
-        result.draw().save(plot)
-    failures = out.Failures()
-    for fault in result.failed:
-        failures.add(fault)
-    raise typer.Exit(failures.report(max(2, len(result.failed))))
+        save_picture(result.draw, plot)
+    raise typer.Exit(out.Failures(result.failed).report(max(2, len(result.failed))))
 
 
 @reid.command()
@@ -563,12 +563,6 @@ def _flat(ranking: "Ranking") -> list[Mapping[str, Any]]:
         return [{"query": ranking.query, **dict.fromkeys(heads, ""), "error": fault}]
     rows = [hit.to_dict() for hit in ranking]
     return [{"query": ranking.query, **{head: row.get(head, "") for head in heads}, "error": ""} for row in rows]
-
-
-def _write(path: Path, text: str) -> None:
-    from zoo.hub.checkpoint import write_whole
-
-    write_whole(path, text.encode())
 
 
 def _number(value: int | str) -> str:

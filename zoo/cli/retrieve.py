@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Csv, Debug, Device, Json, Jsonl, Quiet
+from zoo.cli.options import Csv, Debug, Device, Json, Jsonl, Quiet, sentences_in
 from zoo.cli.predict import PANEL
 from zoo.errors import InputError, UsageError
 
@@ -185,11 +186,13 @@ def search_(
     zoo retrieve search idx --queries sentences.txt --jsonl
     """
     form = out.form(json, jsonl, csv)
-    sentences = _sentences(queries or [], queries_file)
+    sentences = [*(queries or []), *(sentences_in(queries_file) if queries_file else [])]
     if bool(sentences) == (like is not None):
         raise UsageError("one kind of query is needed", hint="a sentence, --queries FILE, or --like VIDEO")
 
+    from zoo.hub.checkpoint import write_whole
     from zoo.results.ranking import page
+    from zoo.tasks.draw import save_picture
     from zoo.tasks.retrieve_search import VideoSearch
 
     search = VideoSearch(index, weights=weights, vocabulary=vocabulary, device=device, address=store)
@@ -203,13 +206,15 @@ def search_(
             rows(found[number])
             if ranking.error:
                 failures.add(ranking.error)
+    if not any(map(len, found)):
+        out.say(f"nothing found; zoo retrieve info {index} says what is in the index")
     for fault in extras.faults:
         out.say(f"{fault.message}")
     answered = [ranking for ranking in found if not ranking.error]
     if answered and html:
-        _write(html, page(answered).encode())
+        write_whole(html, page(answered).encode())
     if answered and sheet:
-        answered[0].draw().save(sheet)
+        save_picture(answered[0].draw, sheet)
     raise typer.Exit(failures.report(len(found)))
 
 
@@ -267,10 +272,7 @@ def eval_(
         out.data(result.to_dict())
     else:
         out.rich(result)
-    failures = out.Failures()
-    for fault in result.failed:
-        failures.add(fault)
-    raise typer.Exit(failures.report(len(exam.rows)))
+    raise typer.Exit(out.Failures(result.failed).report(len(exam.rows)))
 
 
 @retrieve.command("info")
@@ -318,13 +320,12 @@ class _Extras:
         self.search = search
         self.thumbs, self.clips, self.explain, self.html = thumbs, clips, explain, html
         self.faults: list[InputError] = []
+        from zoo.tasks.draw import output_folder
+
         beside = html.with_name(f"{html.stem}_clips") if html else None
         for folder in (thumbs, clips, explain, beside):
             if folder:
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise UsageError(f"{folder} cannot be made: {error.strerror}", hint="choose another") from None
+                output_folder(folder)
         self.beside = beside
 
     def of(self, ranking: "Ranking", number: int) -> "Ranking":
@@ -332,15 +333,16 @@ class _Extras:
         return replace(ranking, hits=tuple(self._one(hit, f"{number + 1:02d}_{hit.rank:02d}") for hit in ranking.hits))
 
     def _one(self, hit: "Hit", name: str) -> "Hit":
+        from zoo.tasks.draw import save_picture
         from zoo.tasks.retrieve_search import write_clip
 
         more, media = dict(hit.more), None
         try:
             if self.thumbs and hit.picture:
-                hit.picture().save(self.thumbs / f"{name}.jpg", quality=90)
+                save_picture(hit.picture, self.thumbs / f"{name}.jpg", quality=90)
                 more["thumb"] = str(self.thumbs / f"{name}.jpg")
             if self.explain:
-                self.search.explain(hit).save(self.explain / f"{name}.jpg", quality=90)
+                save_picture(partial(self.search.explain, hit), self.explain / f"{name}.jpg", quality=90)
                 more["explained"] = str(self.explain / f"{name}.jpg")
             if self.clips:
                 write_clip(hit, self.clips / f"{name}.mp4")
@@ -351,23 +353,6 @@ class _Extras:
         except InputError as error:
             self.faults.append(error)
         return replace(hit, more=more, media=media)
-
-
-def _sentences(given: list[str], file: Path | None) -> list[str]:
-    if file is None:
-        return given
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}", hint="a text file, a sentence a line") from None
-    return [*given, *(line for line in lines if line.strip())]
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}", hint="choose another place") from None
 
 
 def _show(ranking: "Ranking") -> None:

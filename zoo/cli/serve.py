@@ -9,6 +9,7 @@ from zoo.cli import out
 from zoo.cli.app import app
 from zoo.cli.options import BatchSize, Checkpoint, Compile, Debug, Device, Dtype, Endpoint, Engine, Name, Quiet
 from zoo.errors import InputError, UsageError
+from zoo.extras import need
 
 PANEL = "Use elsewhere"
 LIMITS = "Limits"
@@ -55,7 +56,7 @@ def serve(
     zoo serve reste_resnet20_cifar --port 8000
     curl -F images=@cat.png http://127.0.0.1:8000/v1/classify
     """
-    need("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    need("serve", "zoo serve")
 
     from zoo import settings
     from zoo.tasks.pipeline import Pipeline, pipeline
@@ -114,7 +115,7 @@ def demo(
     zoo demo --open
     zoo demo --port 8080 --quiet
     """
-    need("demo", "fastapi", "uvicorn", "prometheus_client", "python_multipart", "av")
+    need("demo", "zoo demo")
 
     import tempfile
     import webbrowser
@@ -139,16 +140,3 @@ def demo(
             listen(build_demo(Path(folder), limits, device), host, port, limits, ready)
         except OSError as error:
             raise InputError(f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --port") from None
-
-
-def need(extra: str, *modules: str) -> None:
-    """Refuse before any work where an extra is missing.
-
-    Raises:
-        UsageError: A module of it is not installed.
-    """
-    from importlib.util import find_spec
-
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"this needs {', '.join(missing)}", hint=f"pip install 'zoo[{extra}]'")

@@ -8,11 +8,10 @@ import typer
 from zoo.cli import out
 from zoo.cli.app import app
 from zoo.cli.options import Debug, Device, Json, Quiet
-from zoo.errors import UsageError
+from zoo.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from zoo.results.lesson import TaskRow
-    from zoo.tasks.taught import Taught
 
 PANEL = "Train and measure"
 NEW = "A new model"
@@ -21,7 +20,12 @@ NEW = "A new model"
 @app.command(rich_help_panel=PANEL)
 def teach(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL.zoo", help="The model; made if it is not there.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="MODEL.zoo",
+            help="The model; made if it is not there. With --out, also a taught checkpoint's name.",
+            show_default=False,
+        ),
     ],
     add: Annotated[
         Path | None,
@@ -29,6 +33,10 @@ def teach(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Print what it was taught, and stop.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take the last task away, exactly.")] = False,
+    remember: Annotated[
+        Path | None,
+        typer.Option("--remember", metavar="FOLDER", help="Take pictures of known classes for later lessons."),
+    ] = None,
     no_memory: Annotated[
         bool, typer.Option("--no-memory", help="Keep no pictures in the file: it can answer, not learn more.")
     ] = False,
@@ -67,7 +75,9 @@ def teach(
     ] = None,
     memory: Annotated[
         int | None,
-        typer.Option(min=1, help="Pictures kept, of all classes.", show_default="200", rich_help_panel=NEW),
+        typer.Option(
+            min=1, help="Pictures kept, of all classes; also for --remember.", show_default="200", rich_help_panel=NEW
+        ),
     ] = None,
     size: Annotated[
         int | None,
@@ -83,7 +93,7 @@ def teach(
     """Teach a model new classes without losing the old ones.
 
     A killed run goes on with the same command; until it is done, the model's file is the old one.
-    Pictures of diseases are patients': give a file away with --no-memory only.
+    Pictures of diseases are patients': give a file away with --no-memory only. --remember gives pictures back to it.
 
     [bold]Examples[/]
 
@@ -91,15 +101,27 @@ def teach(
     zoo teach skin.zoo --add rare/ --name rare --val test/
     zoo teach skin.zoo --report
     zoo teach skin.zoo --undo
+    zoo teach acl_lite0.ham10000 --remember known/ --out mine.zoo
     zoo predict skin.zoo picture.jpg
     """
-    if (add is not None) + report + undo > 1 or not (add or report or undo or no_memory):
-        raise UsageError("say one of --add FOLDER, --report, --undo, or --no-memory", hint="zoo teach --help")
-    if model.suffix != ".zoo" or (to and to.suffix != ".zoo"):
-        raise UsageError(f"{to or model} is not called .zoo", hint=f"{(to or model).with_suffix('.zoo')}")
-    if add is None:
-        _without_lesson(model, to or model, report=report, undo=undo, no_memory=no_memory, json=json)
+    wanted = [what for what in (add, remember, report, undo) if what]
+    if len(wanted) > 1 or not (wanted or no_memory):
+        raise UsageError(
+            "say one of --add FOLDER, --remember FOLDER, --report, --undo, or --no-memory", hint="zoo teach --help"
+        )
+    path = _model_file(model)
+    if to and to.suffix != ".zoo":
+        raise UsageError(f"{to} is not called .zoo", hint=f"{to.with_suffix('.zoo')}")
+    if report:
+        show_taught(path, json=json)
         return
+    if path.suffix != ".zoo" and (add or to is None):
+        raise UsageError(
+            f"{model} is a checkpoint and stays as it is", hint=f"zoo teach {model} --remember FOLDER --out mine.zoo"
+        )
+    if add is None:
+        code = _changed(path, to or path, remember, memory, device, undo=undo, no_memory=no_memory)
+        raise typer.Exit(code)
 
     from zoo.train import teach as teaching
     from zoo.train.learners import Settings
@@ -108,7 +130,7 @@ def teach(
     chosen = {key: value for key, value in given.items() if value is not None}
     with out.live() as show:
         ready = teaching.prepare(
-            model,
+            path,
             add,
             name=name,
             start=teaching.Start(**chosen) if chosen else None,  # type: ignore[arg-type]  # typer checked each
@@ -132,26 +154,49 @@ def teach(
     raise typer.Exit(failures.report(len(ready.task.images) + len(lesson.failed)))
 
 
-def _without_lesson(model: Path, to: Path, *, report: bool, undo: bool, no_memory: bool, json: bool) -> None:
-    from zoo.tasks.taught import read_taught
+def _model_file(name: str) -> Path:
+    """The file of a model, by its path or by a checkpoint's name."""
+    from zoo.tasks.taught import taught_file
 
-    taught = read_taught(model)
-    if report:
-        show_taught(model, taught, json=json)
-        return
+    try:
+        path = taught_file(name)
+    except UnknownName:
+        raise UsageError(f"{name} is not called .zoo", hint=f"{Path(name).with_suffix('.zoo')}") from None
+    if path is None:
+        raise UsageError(
+            f"{name} is no taught model", hint=f"zoo teach MODEL.zoo --add FOLDER --extractor {name} starts one on it"
+        )
+    return path
+
+
+def _changed(
+    path: Path, to: Path, remember: Path | None, memory: int | None, device: str, *, undo: bool, no_memory: bool
+) -> int:
+    """Write a model with more pictures, without its last task or without pictures; the exit code."""
+    from zoo.tasks.taught import read_taught
+    from zoo.train import teach as teaching
+
+    taught, failures = read_taught(path), out.Failures()
+    if remember:
+        taught, failed = teaching.remember(taught, remember, memory, device=device)
+        for fault in failed:
+            failures.add(fault)
     if undo:
         gone = taught.facts.tasks[-1].name
         taught = taught.undone()
         out.say(f"{gone} is taken away")
     taught = taught.without_memory() if no_memory else taught
-    taught.write(to) if to == model else taught.write_copy(to)
-    out.say(f"{to}: {len(taught.facts.classes)} classes in {len(taught.facts.tasks)} tasks")
+    taught.write(to) if to == path else taught.write_copy(to)
+    kept = len(taught.pictures)
+    out.say(f"{to}: {len(taught.facts.classes)} classes in {len(taught.facts.tasks)} tasks, {kept} pictures kept")
+    return failures.report(kept + failures.count)
 
 
-def show_taught(path: Path, taught: "Taught", *, json: bool) -> None:
+def show_taught(path: Path, *, json: bool) -> None:
     """What a taught model was taught, for people or as JSON."""
-    from zoo.tasks.taught import described
+    from zoo.tasks.taught import described, read_taught
 
+    taught = read_taught(path)
     facts = described(path, taught)
     if json:
         out.data(facts)

@@ -20,10 +20,19 @@ DataRoot = Annotated[
 ]
 
 
+def _recipes(incomplete: str) -> list[str]:
+    from zoo.train.recipe import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
 @app.command(rich_help_panel=PANEL)
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a TOML file.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="RECIPE", help="A recipe's name, or a TOML file.", autocompletion=_recipes, show_default=False
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -133,7 +142,9 @@ def eval_(
     zoo eval reste_resnet20_cifar list.csv
     zoo eval reste_resnet20_cifar cifar10 --checkpoint runs/reste_resnet20_cifar/model.safetensors
     """
-    if taught := _taught_file(name):
+    from zoo.tasks.taught import taught_file
+
+    if taught := taught_file(name):
         _eval_taught(taught, dataset, data, split, device, json)
         return
     from zoo.tasks.evaluate import evaluate
@@ -157,12 +168,11 @@ def eval_(
     else:
         out.rich(result)
     if draw:
-        result.draw().save(draw)
+        from zoo.tasks.draw import save_picture
+
+        save_picture(result.draw, draw)
         out.say(f"confusion matrix in {draw}")
-    failures = out.Failures()
-    for fault in result.failed:
-        failures.add(fault)
-    raise typer.Exit(failures.report(len(result) + len(result.failed)))
+    raise typer.Exit(out.Failures(result.failed).report(len(result) + len(result.failed)))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -214,17 +224,6 @@ def verify(
     raise typer.Exit(0 if all(check.holds for check in checks) else 4)
 
 
-def _taught_file(name: str) -> Path | None:
-    """The file of a taught model, by its path or by a checkpoint's name; None of another model."""
-    if name.endswith(".zoo"):
-        return Path(name)
-    from zoo.hub.fetch import weights_path
-    from zoo.registry.names import resolve
-
-    card = resolve(name)
-    return weights_path(card) if card.task == "teach" else None
-
-
 def _eval_taught(path: Path, dataset: str, data: Path | None, split: str, device: str, json: bool) -> None:
     """The matrix of a taught model: each task's accuracy as it was after each task."""
     from zoo.tasks.teachable import evaluate_taught
@@ -235,10 +234,7 @@ def _eval_taught(path: Path, dataset: str, data: Path | None, split: str, device
         out.data(result.to_dict())
     else:
         out.rich(result)
-    failures = out.Failures()
-    for fault in result.failed:
-        failures.add(fault)
-    raise typer.Exit(failures.report(int(result.pictures.sum()) + len(result.failed)))
+    raise typer.Exit(out.Failures(result.failed).report(int(result.pictures.sum()) + len(result.failed)))
 
 
 def _list_recipes() -> None:
@@ -259,5 +255,4 @@ def _line(progress: "Progress") -> str:
         f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
         f"loss {progress.loss:.4f}  {progress.rate:,.0f} images/s{figures}"
     )
-    minutes = round(progress.left / 60)
-    return f"{text}  {minutes // 60}:{minutes % 60:02d} left" if progress.left else text
+    return f"{text}  {out.clock(progress.left)} left" if progress.left else text

@@ -8,7 +8,7 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Debug, Endpoint, Json, Quiet
+from zoo.cli.options import Debug, Endpoint, Json, Quiet, model_names
 from zoo.errors import UsageError
 
 PANEL = "Weights"
@@ -18,12 +18,17 @@ cache = typer.Typer(
 )
 app.add_typer(cache, name="cache", rich_help_panel=PANEL)
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only these models.", show_default=False)]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="Only these models.", autocompletion=model_names, show_default=False),
+]
 
 
 @app.command(rich_help_panel=PANEL)
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models.", show_default=False)],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Models.", autocompletion=model_names, show_default=False)
+    ],
     revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.")] = None,
     endpoint: Endpoint = None,
     quiet: Quiet = False,

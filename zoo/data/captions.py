@@ -1,17 +1,18 @@
 """Videos with sentences that describe them: published sets by their annotation files, and lists of one's own."""
 
-import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from zoo.data.texts import read_json, read_table, read_text
 from zoo.data.video import VIDEO_SUFFIXES
-from zoo.errors import InputError, UsageError
+from zoo.errors import InputError, UsageError, one_line
 
 __all__ = ["Described", "caption_sets", "load_described", "protocol", "read_pairs"]
+
+OF_THE_SET = "it is a text file of the set, in UTF-8"
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ def read_pairs(path: Path) -> list[Described]:
         InputError: It cannot be read, or a line is not such an object; says which.
     """
     merged: dict[tuple[str, float, float | None], list[str]] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path, OF_THE_SET).splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("no JSON object")
             sentences = row["captions"] if "captions" in row else [row["caption"]]
             end = None if row.get("end") is None else float(row["end"])
             key = (str(path.parent / row["video"]), float(row.get("start", 0.0)), end)
@@ -52,7 +55,7 @@ def read_pairs(path: Path) -> list[Described]:
                 raise ValueError("captions are sentences")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path}:{number}: {error}", hint='a line is {"video": "a.mp4", "captions": ["a dog runs"]}'
+                f"{path}:{number}: {one_line(error)}", hint='a line is {"video": "a.mp4", "captions": ["a dog runs"]}'
             ) from None
         merged.setdefault(key, []).extend(sentences)
     if not merged:
@@ -97,20 +100,6 @@ def load_described(name: str, split: str, root: Path) -> list[Described]:
     return described
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", hint="it is a text file of the set, in UTF-8") from None
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}", hint="fetch it again") from None
-
-
 def _videos(folder: Path) -> dict[str, str]:
     """Every video below a folder by its name without the ending."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
@@ -126,12 +115,12 @@ def _joined(folder: Path, captions: dict[str, list[str]]) -> list[Described]:
 def _msrvtt(folder: Path, split: str) -> list[Described]:
     """`MSRVTT_data.json`, and for 1k-A `MSRVTT_train.9k.csv` and `MSRVTT_JSFUSION_test.csv`."""
     if split == "test":
-        rows = _rows(folder / "MSRVTT_JSFUSION_test.csv", ",")
+        rows = read_table(folder / "MSRVTT_JSFUSION_test.csv", OF_THE_SET)
         return _joined(folder, {row["video_id"]: [row["sentence"]] for row in rows})
-    data = _json(folder / "MSRVTT_data.json")
+    data = read_json(folder / "MSRVTT_data.json", OF_THE_SET)
     part = {"test_full": "test", "train_7k": "train"}.get(split, "")
     if split == "train":
-        wanted = {row["video_id"] for row in _rows(folder / "MSRVTT_train.9k.csv", ",")}
+        wanted = {row["video_id"] for row in read_table(folder / "MSRVTT_train.9k.csv", OF_THE_SET)}
     else:
         wanted = {video["video_id"] for video in data["videos"] if video["split"] == part}
     captions: dict[str, list[str]] = {}
@@ -143,9 +132,9 @@ def _msrvtt(folder: Path, split: str) -> list[Described]:
 
 def _msvd(folder: Path, split: str) -> list[Described]:
     """`<split>_list.txt` with a name a line, and `captions.txt` with a name and a sentence a line."""
-    wanted = dict.fromkeys(_text(folder / f"{split}_list.txt").split())
+    wanted = dict.fromkeys(read_text(folder / f"{split}_list.txt", OF_THE_SET).split())
     captions: dict[str, list[str]] = {key: [] for key in wanted}
-    for line in _text(folder / "captions.txt").splitlines():
+    for line in read_text(folder / "captions.txt", OF_THE_SET).splitlines():
         key, _, sentence = line.partition(" ")
         if key in captions and sentence.strip():
             captions[key].append(sentence.strip())
@@ -155,7 +144,7 @@ def _msvd(folder: Path, split: str) -> list[Described]:
 def _didemo(folder: Path, split: str) -> list[Described]:
     """`train_data.json`, `val_data.json`, `test_data.json`; the sentences of a video become one paragraph."""
     captions: dict[str, list[str]] = {}
-    for row in _json(folder / f"{split}_data.json"):
+    for row in read_json(folder / f"{split}_data.json", OF_THE_SET):
         captions.setdefault(Path(row["video"]).stem, []).append(row["description"].strip())
     return _joined(folder, {key: [" ".join(texts)] for key, texts in captions.items()})
 
@@ -164,15 +153,11 @@ def _lsmdc(folder: Path, split: str) -> list[Described]:
     """`LSMDC16_annos_training.csv` and `LSMDC16_challenge_1000_publictect.csv`, columns divided by tabs."""
     name = {"train": "LSMDC16_annos_training.csv", "test": "LSMDC16_challenge_1000_publictect.csv"}[split]
     captions = {}
-    for line in _text(folder / name).splitlines():
+    for line in read_text(folder / name, OF_THE_SET).splitlines():
         if line.count("\t") >= 5:
             key, *_, sentence = line.split("\t")
             captions[re.sub(r"\.\w+$", "", key)] = [sentence.strip()]
     return _joined(folder, captions)
-
-
-def _rows(path: Path, delimiter: str) -> Iterator[dict[str, str]]:
-    return csv.DictReader(_text(path).splitlines(), delimiter=delimiter)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo import settings
-from zoo.data.reid_sets import INFRARED_CAMERAS, SHAPE_FOLDERS, folder_of, identities, lines, pictures
+from zoo.data.reid_sets import INFRARED_CAMERAS, SHAPE_FOLDERS, folder_of, identities, labelled_lines, pictures
 from zoo.errors import InputError, UsageError
 
 __all__ = ["CROP_SETS", "Crops", "open_crops"]
@@ -100,11 +100,7 @@ def _regdb(root: Path, split: str) -> Crops:
     rows: list[tuple[Path, int, int, bool]] = []
     for camera, modality in ((1, "visible"), (2, "thermal")):
         path = folder / "idx" / f"{half}_{modality}_{trial}.txt"
-        for number, line in enumerate(lines(path), 1):
-            file, _, label = line.rpartition(" ")
-            if not file or not label.isdigit():
-                raise InputError(f"line {number} of {path} is no path and label", hint="fetch the list again")
-            rows.append((Path(file), int(label), camera, camera == 2))
+        rows += [(Path(file), label, camera, camera == 2) for file, label in labelled_lines(path)]
     return _crops(folder, folder.parent / SHAPE_FOLDERS["regdb"], rows)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo import settings
-from zoo.errors import InputError, UnknownName, UsageError
+from zoo.errors import InputError, UnknownName, UsageError, one_line
 
 __all__ = ["Pictures", "augment", "dataset_names", "load_pictures"]
 
@@ -130,7 +130,7 @@ def _torchvision(kind: str) -> Callable[[Path, str], Pictures]:
             )
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"{kind} is not under {root}: {' '.join(str(error).split())}",
+                f"{kind} is not under {root}: {one_line(error)}",
                 hint="give the folder that holds it: --data DIR, or ZOO_DATA=DIR",
             ) from None
         return Pictures(torch.from_numpy(source.data), torch.tensor(source.targets), tuple(source.classes))

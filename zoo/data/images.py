@@ -18,7 +18,7 @@ import numpy as np
 from zoo import settings
 from zoo.data.stores import is_store, list_files, read_bytes
 from zoo.data.urls import fetch, is_url
-from zoo.errors import InputError
+from zoo.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +31,7 @@ __all__ = [
     "Source",
     "check_size",
     "expand",
+    "frames_note",
     "from_array",
     "open_image",
     "open_source",
@@ -65,6 +66,8 @@ SUFFIXES = frozenset(
     ]
 )
 MAX_ASPECT = 100
+PHONE = (b"heic", b"heix", b"heim", b"heis", b"mif1")  # brands of HEIF files
+MATROSKA = b"\x1aE\xdf\xa3"
 ORIENTATION = 0x0112  # the EXIF tag
 
 T = TypeVar("T")
@@ -255,11 +258,11 @@ def from_image(image: "Image", name: str) -> Picture:
     Raises:
         InputError: It is damaged or exceeds a limit.
     """
-    return Picture(_upright_rgb(image, name), _frames(image))
+    return Picture(_upright_rgb(image, name), frames_note(image))
 
 
 def _decode(file: Any, name: str) -> Picture:
-    return open_image(file, name, lambda image: Picture(_upright_rgb(image, name), _frames(image)))
+    return open_image(file, name, lambda image: Picture(_upright_rgb(image, name), frames_note(image)))
 
 
 def open_image(file: Any, name: str, decode: Callable[["Image"], T]) -> T:
@@ -286,7 +289,7 @@ def open_image(file: Any, name: str, decode: Callable[["Image"], T]) -> T:
     except MemoryError:
         raise InputError(f"{name} does not fit into memory", hint="shrink it first") from None
     except Exception as error:  # Pillow's readers raise whatever the bytes make of them
-        raise InputError(f"{name} is damaged: {_one_line(error)}", hint="fetch or save it again") from error
+        raise InputError(f"{name} is damaged: {one_line(error)}", hint="fetch or save it again") from error
 
 
 def _bomb(name: str, pixels: str, limit: int) -> InputError:
@@ -308,10 +311,15 @@ def _what_else(file: Any) -> str:
         return "is a Git LFS pointer, not a picture: run git lfs pull"
     if b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n\f\x1b" for byte in head):
         return "is text, not a picture"
+    if head[4:8] == b"ftyp" and head[8:12] in PHONE:
+        return "is HEIC, as some phones write it, which Pillow does not read: save it as JPEG"
+    if head[4:8] == b"ftyp" or head[8:12] == b"AVI " or head.startswith(MATROSKA):
+        return "is a video; zoo filter, zoo ground and zoo retrieve take videos"
     return "is no picture that Pillow can read"
 
 
-def _frames(image: "Image") -> str | None:
+def frames_note(image: "Image") -> str | None:
+    """What is said of a file with several pictures, of which the first one is taken; None of one with one."""
     count = getattr(image, "n_frames", 1)
     return f"first frame of {count}" if count > 1 and image.format != "MPO" else None  # MPO: a photo and its previews
 
@@ -397,7 +405,3 @@ def _nearest(path: str) -> str:
         return f"there is no folder {folder} either"
     near = difflib.get_close_matches(Path(path).name, [entry.name for entry in folder.iterdir()], 1)
     return f"did you mean {folder / near[0]}?" if near else "check the path"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,8 @@ from typing import TextIO
 from zoo.data.images import SUFFIXES, Encoded, Item, Source, expand
 from zoo.data.stores import is_store, join, open_file, read_bytes
 from zoo.data.urls import MAX_BYTES, fetch, is_url
-from zoo.errors import InputError, UsageError
+from zoo.errors import InputError, one_line
+from zoo.extras import need
 
 __all__ = ["addresses", "is_shard", "opened"]
 
@@ -66,11 +67,10 @@ def opened(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _listed(address: str) -> Iterator[str | InputError]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UsageError(f"{address} needs pyarrow", hint="pip install 'zoo[index]'") from None
+    need("index", address)
+    import pyarrow
+    import pyarrow.parquet
+
     folder = address.rpartition("/")[0]
     try:
         with open_file(address) as file:
@@ -86,7 +86,7 @@ def _listed(address: str) -> Iterator[str | InputError]:
     except InputError as error:
         yield error
     except (OSError, pyarrow.ArrowException) as error:
-        yield InputError(f"{address} cannot be read: {' '.join(str(error).split())[:200]}", hint="check the list")
+        yield InputError(f"{address} cannot be read: {one_line(error)}", hint="check the list")
 
 
 def _row(value: object, folder: str, address: str) -> str | InputError:
@@ -125,8 +125,7 @@ def _members(address: str) -> Iterator[Encoded | InputError]:
         if not found:
             yield InputError(f"{address}: no picture in this shard", hint="an uncompressed tar in webdataset's form")
     except (OSError, EOFError, tarfile.TarError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        yield InputError(f"{address}: the shard is damaged: {reason}", hint="get it again")
+        yield InputError(f"{address}: the shard is damaged: {one_line(error)}", hint="get it again")
     except InputError as error:
         yield error
 

@@ -15,9 +15,10 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.images import SUFFIXES, Source, check_size, open_image, open_source, orientation
+from zoo.data.images import SUFFIXES, Source, check_size, frames_note, open_image, open_source, orientation
 from zoo.data.radiance import read_radiance, write_radiance
-from zoo.errors import InputError
+from zoo.errors import InputError, one_line
+from zoo.extras import need
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -121,8 +122,7 @@ def _low_bytes(image: "Image", name: str) -> NDArray[Any] | None:
 
 def _raster(image: "Image", name: str, low: NDArray[Any] | None) -> Raster:
     check_size(*image.size, name)
-    frames = getattr(image, "n_frames", 1)
-    note = f"first frame of {frames}" if frames > 1 and image.format != "MPO" else None  # MPO: a photo and its previews
+    note = frames_note(image)
     profile = image.info.get("icc_profile")
     is_grey = any(tile.args == "LA;16B" for tile in getattr(image, "tile", []))  # known until the pixels are read
     turn = orientation(image)
@@ -202,7 +202,7 @@ def _read_exr(data: bytes, name: str) -> Raster:
         with OpenEXR.File(path, separate_channels=True) as opened:
             channels = {key: np.asarray(channel.pixels) for key, channel in opened.channels().items()}
     except Exception as error:  # the library raises RuntimeError, ValueError, OSError as it comes
-        raise InputError(f"{name} is damaged: {' '.join(str(error).split())}", hint="save it again") from error
+        raise InputError(f"{name} is damaged: {one_line(error)}", hint="save it again") from error
     finally:
         if path:
             os.unlink(path)  # noqa: PTH108 - a name, not a Path
@@ -216,10 +216,9 @@ def _read_exr(data: bytes, name: str) -> Raster:
 
 
 def _openexr() -> Any:
-    try:
-        import OpenEXR
-    except ImportError:
-        raise InputError("reading and writing .exr needs OpenEXR", hint="pip install 'zoo[hdr]'") from None
+    need("hdr", "reading and writing .exr", InputError)
+    import OpenEXR
+
     return OpenEXR
 
 
@@ -246,7 +245,7 @@ def write_raster(path: Path, raster: Raster) -> None:
     try:
         with part.open("wb") as file:
             _encode(file, raster, path.suffix.lower())
-        os.replace(part, path)  # noqa: PTH105 - named as in the house style
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ from zoo.data.reid_sets import (
     SHAPE_FOLDERS,
     folder_of,
     identities,
+    labelled_lines,
     layout_of,
     lines,
     market_test,
@@ -124,7 +125,7 @@ def _regdb(folder: Path, published: bool) -> Iterator[Finding]:
         test = regdb_test(folder, trial=trial)
         for what, side in (("visible", test.queries), ("thermal", test.gallery)):
             yield _count(f"trial {trial}, {what} test pictures", len(side), 2060, published)
-        train = {line.rsplit(maxsplit=1)[0] for line in lines(folder / "idx" / f"train_visible_{trial}.txt")}
+        train = {name for name, _ in labelled_lines(folder / "idx" / f"train_visible_{trial}.txt")}
         both = train & {str(Path(one.path).relative_to(folder)) for one in test.queries}
         if both:
             yield Finding(f"trial {trial}, pictures in both halves", len(both), 0, True)

@@ -3,18 +3,18 @@
 The sets themselves are given out against a signed agreement or a form by their authors; nothing here fetches them.
 """
 
-import csv
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from zoo.data.images import SUFFIXES
-from zoo.errors import InputError, UsageError
+from zoo.data.texts import read_lines, read_table
+from zoo.errors import InputError, UsageError, one_line
 
 __all__ = [
     "INFRARED_CAMERAS",
@@ -26,6 +26,7 @@ __all__ = [
     "clue",
     "folder_of",
     "identities",
+    "labelled_lines",
     "layout_of",
     "lines",
     "market_test",
@@ -204,8 +205,8 @@ def regdb_test(root: Path, *, trial: int = 1) -> Test:
     folder = folder_of(root, "regdb")
     sides = [
         [
-            Portrait(str(folder / name), int(label), camera, modality)
-            for name, label in _pairs(folder / "idx" / f"test_{side}_{trial}.txt")
+            Portrait(str(folder / name), label, camera, modality)
+            for name, label in labelled_lines(folder / "idx" / f"test_{side}_{trial}.txt")
         ]
         for side, camera, modality in (("visible", 1, "visible"), ("thermal", 2, "infrared"))
     ]
@@ -284,7 +285,7 @@ def table_test(path: Path) -> Test:
         InputError: It cannot be read, or a row lacks something.
     """
     test = Test([], [])
-    for number, row in enumerate(_rows(path), 2):
+    for number, row in enumerate(read_table(path, "give a CSV file"), 2):
         try:
             portrait = Portrait(
                 str(path.parent / row["path"]), int(row["pid"]), int(row["cam"]), _modality(row["modality"])
@@ -292,7 +293,8 @@ def table_test(path: Path) -> Test:
             {"query": test.queries, "gallery": test.gallery}[row["role"]].append(portrait)
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(
-                f"line {number} of {path}: {error}", hint="columns: path, pid, cam, modality, role (query or gallery)"
+                f"line {number} of {path}: {one_line(error)}",
+                hint="columns: path, pid, cam, modality, role (query or gallery)",
             ) from None
     return _some(test, path)
 
@@ -310,10 +312,10 @@ def read_labels(path: Path) -> dict[str, Clue]:
                 row.get("cam") or None,
                 _modality(row["modality"]) if row.get("modality") else None,
             )
-            for row in _rows(path)
+            for row in read_table(path, "give a CSV file")
         }
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: {error}", hint="columns: path, and any of pid, cam, modality") from None
+        raise InputError(f"{path}: {one_line(error)}", hint="columns: path, and any of pid, cam, modality") from None
 
 
 def clue(path: str) -> Clue:
@@ -375,13 +377,17 @@ def identities(path: Path) -> list[int]:
         raise InputError(f"{path}: {error}", hint="identity numbers with commas between them") from None
 
 
-def _pairs(path: Path) -> list[tuple[str, str]]:
-    """Lines of a path and a label."""
+def labelled_lines(path: Path) -> list[tuple[str, int]]:
+    """Lines of a path and a label.
+
+    Raises:
+        InputError: It cannot be read, or a line is something else.
+    """
     pairs = [line.rsplit(maxsplit=1) for line in lines(path)]
     for number, pair in enumerate(pairs, 1):
         if len(pair) != 2 or not pair[1].isdigit():
             raise InputError(f"line {number} of {path} is no path and label", hint="fetch the list again")
-    return [(name, label) for name, label in pairs]
+    return [(name, int(label)) for name, label in pairs]
 
 
 def lines(path: Path) -> list[str]:
@@ -390,19 +396,4 @@ def lines(path: Path) -> list[str]:
     Raises:
         InputError: It cannot be read.
     """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read: {getattr(error, 'strerror', error)}", hint="it comes with the set"
-        ) from None
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path} cannot be read: {getattr(error, 'strerror', error)}", hint="give a CSV file"
-        ) from None
+    return read_lines(path, "it comes with the set")

@@ -15,7 +15,8 @@ from torch import Tensor
 from zoo import settings
 from zoo.data.datasets import Pictures, dataset_names, load_pictures
 from zoo.data.images import SUFFIXES, Item, expand, from_array, from_image, read_picture
-from zoo.errors import InputError, UsageError
+from zoo.errors import InputError, UsageError, one_line
+from zoo.extras import need
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -201,7 +202,7 @@ class _Foreign:
         try:
             value = self.source[row][self.column]
         except Exception as error:  # whatever the library makes of a bad file
-            raise InputError(f"row {row}: {' '.join(str(error).split())}", hint="mend the data set") from None
+            raise InputError(f"row {row}: {one_line(error)}", hint="mend the data set") from None
         name = f"row {row}"
         return from_image(value, name).image if hasattr(value, "getexif") else from_array(value, name).image
 
@@ -231,15 +232,14 @@ def _list(path: Path) -> Samples:
             with path.open(newline="", encoding="utf-8") as file:
                 rows = [(row["path"], row["label"]) for row in csv.DictReader(file)]
         else:
+            need("index", str(path))
             import pyarrow.parquet
 
             table = pyarrow.parquet.read_table(path, columns=["path", "label"])
             rows = list(zip(*(table[name].to_pylist() for name in ("path", "label")), strict=True))
-    except ImportError:
-        raise UsageError(f"{path} needs pyarrow", hint="pip install 'zoo[index]'") from None
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise InputError(
-            f"{path} cannot be read: {' '.join(str(error).split())}", hint="it has the columns path and label"
+            f"{path} cannot be read: {one_line(error)}", hint="it has the columns path and label"
         ) from None
     files = tuple(str(path.parent / str(file)) for file, _ in rows)
     return _samples(_Files(files), *_numbered([label for _, label in rows]), str(path))
@@ -284,10 +284,9 @@ def _shards(paths: Sequence[Path]) -> Samples:
 
 
 def _hugging_face(name: str, split: str) -> Samples:
-    try:
-        import datasets
-    except ImportError:
-        raise UsageError("hf: sets need the library datasets", hint="pip install 'zoo[hf]'") from None
+    need("hf", f"hf:{name}")
+    import datasets
+
     try:
         if (Path(name) / "dataset_dict.json").exists() or (Path(name) / "state.json").exists():
             found = datasets.load_from_disk(name)
@@ -295,9 +294,7 @@ def _hugging_face(name: str, split: str) -> Samples:
         else:
             source = datasets.load_dataset(name, split=split)
     except Exception as error:  # its readers, the network and its scripts raise what they like
-        raise InputError(
-            f"hf:{name}: {' '.join(str(error).split())[:300]}", hint="check the name and the part"
-        ) from None
+        raise InputError(f"hf:{name}: {one_line(error)}", hint="check the name and the part") from None
     image, label = (
         next((key for key in source.features if key in wanted), None)
         for wanted in (("image", "img", "picture"), ("label", "labels", "fine_label"))
@@ -329,7 +326,7 @@ def _torchvision(kind: str, split: str, root: Path) -> Samples:
         labels = [int(label) for label in _targets(source)]
     except Exception as error:  # a missing file, a dead network, an unknown part, a set of another task
         raise InputError(
-            f"torchvision:{kind} under {root}: {' '.join(str(error).split())[:300]}",
+            f"torchvision:{kind} under {root}: {one_line(error)}",
             hint="give the folder that holds it: --data DIR, or ZOO_DATA=DIR",
         ) from None
     names = getattr(source, "classes", None) or [str(k) for k in range(max(labels) + 1)]

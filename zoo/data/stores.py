@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.urls import MAX_BYTES, is_url
-from zoo.errors import InputError, UsageError
+from zoo.errors import InputError, UsageError, one_line
 from zoo.hub.checkpoint import write_whole
 
 __all__ = ["is_folder", "is_store", "join", "list_files", "names_in", "open_file", "read_bytes", "write_bytes"]
@@ -152,14 +152,10 @@ def _faults(address: str) -> Iterator[None]:
     except (InputError, UsageError):
         raise
     except ImportError as error:
-        raise UsageError(f"{address}: {_one_line(error)}", hint="pip install 's3fs', 'gcsfs', 'adlfs', ...") from None
+        raise UsageError(f"{address}: {one_line(error)}", hint="pip install 's3fs', 'gcsfs', 'adlfs', ...") from None
     except FileNotFoundError:
         raise InputError(f"{address}: no such file", hint="check the address") from None
     except PermissionError:
         raise InputError(f"{address} is forbidden", hint="check the credentials of the store's client") from None
     except Exception as error:
-        raise InputError(f"{address}: {_one_line(error)}", hint="check the address and the store's client") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{address}: {one_line(error)}", hint="check the address and the store's client") from None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import InputError, UsageError, WeightsUnavailable
+from zoo.extras import need
 from zoo.hub.remote import fetch_file
 
 __all__ = ["Tokenizer", "Tokens", "clip_bpe", "tokenizer", "whole_words", "wordpiece"]
@@ -98,11 +99,11 @@ def clip_bpe(path: Path, limit: int) -> Tokenizer:
     tokenizers = _library()
     lines = _read(path).splitlines()[1 : CLIP_MERGES + 1]
     merges = [tuple(line.split()) for line in lines if line.strip()]
-    if any(len(pair) != 2 for pair in merges):
-        raise InputError(f"{path} is no list of merges", hint="two symbols a line, below a heading")
-    letters = list(_byte_letters())
+    letters = _byte_letters()
     entries = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), *MARKERS]
     vocabulary = {entry: number for number, entry in enumerate(entries)}
+    if any(len(pair) != 2 or not vocabulary.keys() >= set(pair) for pair in merges):
+        raise InputError(f"{path} is no list of merges", hint="two known symbols a line, below a heading")
     encoder = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocabulary, merges, end_of_word_suffix="</w>", continuing_subword_prefix="")
     )
@@ -171,10 +172,9 @@ def _padded(rows: list[list[int]], cut: tuple[int, ...], unknown: tuple[float, .
 
 
 def _library() -> Any:
-    try:
-        import tokenizers
-    except ImportError:
-        raise UsageError("this text encoder needs tokenizers", hint="pip install 'zoo[text]'") from None
+    need("text", "this text encoder")
+    import tokenizers
+
     return tokenizers
 
 

@@ -12,19 +12,23 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import InputError
+from zoo.data.texts import read_json, read_text
+from zoo.errors import InputError, one_line
 from zoo.metrics.grounding import FrameTube
 
 __all__ = [
     "Annotation",
     "Annotations",
     "challenge_dict",
+    "hcstvg_dict",
     "mot_rows",
     "read_annotations",
     "read_hcstvg",
+    "read_mot",
     "read_predictions",
     "read_tubes",
     "read_vidstg",
+    "tube_line",
 ]
 
 HCSTVG_SECONDS = 20.0
@@ -73,7 +77,7 @@ def read_annotations(path: Path, *, peer_compat: bool = False) -> Annotations:
     """
     if path.suffix == ".jsonl":
         return read_tubes(path)
-    content = _json(path)
+    content = read_json(path)
     if isinstance(content, dict) and all(isinstance(entry, dict) and "st_frame" in entry for entry in content.values()):
         return read_hcstvg(content, peer_compat=peer_compat)
     if isinstance(content, dict) and {"videos", "trajectories"} <= set(content):
@@ -143,15 +147,12 @@ def read_tubes(path: Path) -> Annotations:
         times = np.array([box["t"] for box in entry["boxes"]], np.float64)
         boxes = np.array([box["xyxy"] for box in entry["boxes"]], np.float64).reshape(-1, 4)
         rate = float(entry.get("fps_source") or (1 / np.diff(times).min() if len(times) > 1 else 1.0))
-        frames = np.round(times * rate).astype(np.int64)
-        every = np.arange(frames[0], frames[-1] + 1)
-        filled = np.stack([np.interp(every, frames, side) for side in boxes.T], 1)
+        tube = _filled(np.concatenate([np.round(times * rate)[:, None], boxes], 1))
         size = tuple(entry["size"]) if entry.get("size") else None
-        tube = FrameTube(int(every[0]), int(every[-1]) + 1, filled)
         video = str(entry.get("video") or entry["source"])
         return [Annotation(f"{video}: {entry['query']}", video, str(entry["query"]), tube, rate, size)]
 
-    lines = [(f"line {number}", line) for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
+    lines = [(f"line {number}", line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
     return _collected(lines, sample)
 
 
@@ -166,7 +167,7 @@ def read_predictions(path: Path, truths: Iterable[Annotation]) -> dict[str, Fram
         if found.bad:
             raise InputError(f"{path}: {found.bad[0]}", hint="one tube a line, as zoo ground --save writes them")
         return _by_key(found.samples, list(truths))
-    content = _json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} is no table of predictions", hint="{video: {st_frame, ed_frame, bbox}}")
     tubes = {}
@@ -177,7 +178,7 @@ def read_predictions(path: Path, truths: Iterable[Annotation]) -> dict[str, Fram
             tubes[key] = FrameTube(start, end, boxes)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}: {key}: {_short(error)}", hint="one box for each frame, both ends included"
+                f"{path}: {key}: {one_line(error)}", hint="one box for each frame, both ends included"
             ) from None
     return tubes
 
@@ -192,11 +193,76 @@ def challenge_dict(tubes: Mapping[str, FrameTube]) -> dict[str, Any]:
     return document
 
 
+def hcstvg_dict(samples: Iterable[Annotation]) -> dict[str, Any]:
+    """Annotations in the form of HC-STVG v2, one sentence a video; `read_hcstvg` reads them again.
+
+    Raises:
+        ValueError: A video has two sentences, or it is not known how many frames or pixels it has.
+    """
+    document: dict[str, Any] = {}
+    for sample in samples:
+        tube, size = sample.tube, sample.size
+        if sample.video in document:
+            raise ValueError(f"{sample.video} has two sentences")
+        if size is None or tube.video_frames is None:
+            raise ValueError(f"{sample.video}: its size and number of frames are not known")
+        corners = tube.at(np.arange(tube.start, tube.end))
+        document[sample.video] = {
+            "bbox": np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).round(2).tolist(),
+            "st_time": tube.start / sample.rate,
+            "ed_time": tube.end / sample.rate,
+            "st_frame": tube.start + 1,
+            "img_num": tube.video_frames,
+            "img_size": [size[1], size[0]],
+            "English": sample.sentence,
+        }
+    return document
+
+
+def tube_line(sample: Annotation) -> str:
+    """An annotation as one of our JSON lines, without its line break; `read_tubes` reads it again."""
+    rate, frames = sample.rate or 1.0, np.arange(sample.tube.start, sample.tube.end)
+    boxes = [
+        {"t": round(frame / rate, 4), "xyxy": box}
+        for frame, box in zip(frames.tolist(), sample.tube.at(frames).round(2).tolist(), strict=True)
+    ]
+    limits = {"start": round(sample.tube.start / rate, 4), "end": round(sample.tube.end / rate, 4)}
+    entry = {"video": sample.video, "query": sample.sentence, **limits, "fps_source": rate, "size": sample.size}
+    return json.dumps({**entry, "boxes": boxes}, ensure_ascii=False)
+
+
+def read_mot(path: Path) -> dict[int, FrameTube]:
+    """Tubes of a MOT file by their track; frames that a track leaves out lie between those that it has.
+
+    Raises:
+        InputError: It cannot be read, or a line is none of MOT's.
+    """
+    rows: dict[int, list[list[float]]] = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            frame, track, left, top, width, height = (float(x) for x in line.split(",")[:6])
+        except ValueError:
+            raise InputError(
+                f"{path}: line {number} is no row of MOT", hint="frame,track,left,top,width,height,..."
+            ) from None
+        rows.setdefault(int(track), []).append([frame - 1, left, top, left + width, top + height])
+    return {track: _filled(np.array(sorted(found))) for track, found in rows.items()}
+
+
 def mot_rows(frames: NDArray[np.int64], boxes: NDArray[np.floating], track: int, score: float) -> list[list[float]]:
     """Rows of a MOT file: frame (from 1), track, left, top, width, height, confidence, -1, -1, -1."""
     placed = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).round(2).tolist()
     rows = zip(frames.tolist(), placed, strict=True)
     return [[frame + 1, track, *box, round(score, 4), -1, -1, -1] for frame, box in rows]
+
+
+def _filled(rows: Boxes) -> FrameTube:
+    """A tube of rows (K, 5) of a frame and its corners, rising; boxes of frames between two rows lie between theirs."""
+    every = np.arange(int(rows[0, 0]), int(rows[-1, 0]) + 1)
+    boxes = np.stack([np.interp(every, rows[:, 0], side) for side in rows[:, 1:].T], 1)
+    return FrameTube(int(every[0]), int(every[-1]) + 1, boxes)
 
 
 def _by_key(found: list[Annotation], truths: list[Annotation]) -> dict[str, FrameTube]:
@@ -215,13 +281,8 @@ def _collected(entries: Iterable[tuple[str, E]], read: Callable[[str, E], list[A
         try:
             samples += read(name, entry)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            bad.append(f"{name}: {_short(error)}")
+            bad.append(f"{name}: {one_line(error)}")
     return Annotations(samples, bad)
-
-
-def _short(error: Exception) -> str:
-    lacks = f"no {error}" if isinstance(error, KeyError) else str(error)
-    return " ".join(lacks.split())[:160]
 
 
 def _corners(boxes: Any) -> Boxes:
@@ -233,19 +294,3 @@ def _corners(boxes: Any) -> Boxes:
 def _xyxy(box: Any) -> list[float]:
     box = box.get("bbox", box) if isinstance(box, Mapping) else box
     return [float(box[key]) for key in ("xmin", "ymin", "xmax", "ymax")] if isinstance(box, Mapping) else list(box)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON: {_short(error)}", hint="check the file") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file", hint="check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {_short(error)}", hint="check the file") from None

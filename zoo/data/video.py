@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo import settings
-from zoo.errors import InputError
+from zoo.errors import InputError, one_line
+from zoo.extras import need
 
 __all__ = [
     "SLACK",
@@ -294,7 +295,7 @@ class VideoWriter:
 
 def damaged(path: str, error: Exception) -> InputError:
     """What FFmpeg said of a file, in one line."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    reason = getattr(error, "strerror", None) or one_line(error)
     return InputError(f"{path} is no video, or damaged: {reason}", hint="fetch or save it again")
 
 
@@ -304,8 +305,7 @@ def av_library() -> Any:
     Raises:
         InputError: It is not installed.
     """
-    try:
-        import av
-    except ImportError:
-        raise InputError("videos need PyAV", hint="pip install 'zoo[video]'") from None
+    need("video", "a video", InputError)
+    import av
+
     return av

@@ -22,9 +22,10 @@ from zoo.registry.card import Input
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Clip", "clips_of", "clips_of_all"]
+__all__ = ["Clip", "Entry", "batches_of_all", "clips_of", "clips_of_all"]
 
 AHEAD = 8  # clips of a video that wait to be taken
+VIDEOS = 16  # videos a thread may have begun before they are taken; short ones have a clip each, and batches take many
 PATIENCE = 0.1  # seconds between looks at whether anybody still takes them
 
 
@@ -45,6 +46,9 @@ class Clip:
     times: NDArray[np.float64]
     count: int
     line: Timeline
+
+
+Entry = tuple[int, Clip | ZooError | None]  # number of a video, and a window of it, what is wrong, or its end
 
 
 def clips_of(path: str, input: Input, frames: int, window: float, stride: float) -> Iterator[Clip | InputError]:
@@ -92,7 +96,7 @@ def _picture(pixels: NDArray[np.uint8]) -> "Image":
 
 def clips_of_all(
     paths: Sequence[str], input: Input, frames: int, window: float, stride: float, workers: int
-) -> Iterator[tuple[int, Clip | ZooError | None]]:
+) -> Iterator[Entry]:
     """The windows of all videos, in order, each with its video's number; None behind the last one of a video.
 
     Args:
@@ -103,6 +107,31 @@ def clips_of_all(
         stride: Seconds between them.
         workers: Threads that decode, a video each; 0 decodes when a window is asked for.
     """
+    for batch in batches_of_all(paths, input, frames, window, stride, workers, 1):
+        yield from batch
+
+
+def batches_of_all(
+    paths: Sequence[str], input: Input, frames: int, window: float, stride: float, workers: int, size: int
+) -> Iterator[list[Entry]]:
+    """The same in batches of `size` windows, or of fewer where the next one is not decoded yet: nobody waits for it."""
+    ready: list[Entry] = []
+    clips = 0
+    for entry in _entries(paths, input, frames, window, stride, workers):
+        if entry is not None:
+            ready.append(entry)
+            clips += isinstance(entry[1], Clip)
+        if ready and (entry is None or clips == size):
+            yield ready
+            ready, clips = [], 0
+    if ready:
+        yield ready
+
+
+def _entries(
+    paths: Sequence[str], input: Input, frames: int, window: float, stride: float, workers: int
+) -> Iterator[Entry | None]:
+    """As `clips_of_all`, and None for each wait."""
     if workers == 0:
         for number, path in enumerate(paths):
             for clip in clips_of(path, input, frames, window, stride):
@@ -111,7 +140,7 @@ def clips_of_all(
         return
     stopped = threading.Event()
     waiting: list[Queue[Clip | ZooError | None]] = [Queue(AHEAD) for _ in paths]
-    started = threading.Semaphore(2 * workers)  # videos that may have clips waiting
+    started = threading.Semaphore(VIDEOS * workers)  # videos that may have clips waiting
 
     def decode(number: int) -> None:
         while not started.acquire(timeout=PATIENCE):
@@ -131,10 +160,15 @@ def clips_of_all(
             for number in range(len(paths)):
                 pool.submit(decode, number)
             for number, queue in enumerate(waiting):
-                while (found := queue.get()) is not None:
+                while True:
+                    if queue.empty():
+                        yield None
+                    found = queue.get()
+                    if found is None:
+                        started.release()
                     yield number, found
-                started.release()
-                yield number, None
+                    if found is None:
+                        break
         finally:
             stopped.set()
             for queue in waiting:

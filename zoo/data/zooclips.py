@@ -4,7 +4,6 @@ A scene is sky above ground; people stand in lanes and walk, jump, wave, bend or
 picture's side S or of a person's height h. T frames, P people.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import cos, pi, sin
@@ -28,7 +27,6 @@ __all__ = [
     "pose",
     "render",
     "tight_box",
-    "unique_captions",
 ]
 
 Colour = tuple[int, int, int]
@@ -262,9 +260,3 @@ def film(plan: Plan, frames: int = 4, side: int = 64) -> NDArray[np.uint8]:
     """The clip of a plan, (T, S, S, 3); frame t shows the progress (t + 1) / T of the actions."""
     poses = [[pose(action, (t + 1) / frames) for t in range(frames)] for action in plan.actions]
     return render(plan.ground, plan.people, poses, side, np.random.default_rng((plan.seed, 1)))[0]
-
-
-def unique_captions(plans: Sequence[Plan]) -> list[tuple[str, int]]:
-    """The captions that are true of one clip only, with that clip's place."""
-    times = Counter(caption for plan in plans for caption in set(plan.captions))
-    return [(caption, i) for i, plan in enumerate(plans) for caption in plan.captions if times[caption] == 1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import IntegrityError, UsageError
+from zoo.errors import IntegrityError, UsageError, one_line
 from zoo.layers.engine import FrozenBinaryConv2d, freeze
 
 __all__ = ["BATCH_SIZES", "FORMATS", "Run", "check", "compare_outputs", "open_exported", "steady_pictures"]
@@ -57,7 +57,7 @@ def open_exported(path: Path) -> Run:
         return {".onnx": _onnx, ".pt2": _torch_export, ".xml": _openvino}[path.suffix](path)
     except Exception as error:  # each runtime raises kinds of its own, onnxruntime eleven
         raise IntegrityError(
-            f"the exported file cannot be opened: {_one_line(error)}", hint="export it again"
+            f"the exported file cannot be opened: {one_line(error)}", hint="export it again"
         ) from error
 
 
@@ -82,7 +82,7 @@ def compare_outputs(run: Run, model: nn.Module, pictures: Tensor, batch_sizes: S
             found = run(batch)
         except Exception as error:  # as above
             raise IntegrityError(
-                f"the exported file does not run on a batch of {count}: {_one_line(error)}", hint="export it again"
+                f"the exported file does not run on a batch of {count}: {one_line(error)}", hint="export it again"
             ) from error
         if found.shape != expected.shape:
             raise IntegrityError(
@@ -182,7 +182,3 @@ def _openvino(path: Path) -> Run:
 
 def _torch_export(path: Path) -> Run:
     return torch.export.load(path).module()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,8 +1,6 @@
 """Networks as files for other runtimes, written only after they have given the network's own outputs."""
 
 import copy
-import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -17,22 +15,22 @@ from torch import nn
 
 import zoo
 from zoo.build import create_model
-from zoo.errors import InputError, UsageError
+from zoo.errors import InputError, UsageError, one_line
 from zoo.export.check import BATCH_SIZES, FORMATS, compare_outputs, open_exported
 from zoo.export.parts import Part, of_modality, part_of, tasks_of
 from zoo.export.reduced import Accuracy, Bfloat16, compare_accuracy, pictures_of, to_int8
-from zoo.hub.checkpoint import write_whole
+from zoo.extras import need
+from zoo.hub.checkpoint import class_names, write_whole
+from zoo.hub.fetch import sha256_of
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.engine import freeze
 from zoo.registry.card import Card
-from zoo.registry.labels import label_names
 from zoo.registry.names import resolve
 
 __all__ = ["METADATA_FILE", "Exported", "export", "facts_of", "to_onnx", "to_openvino", "to_torch_export", "trace"]
 
 METADATA_FILE = "zoo.json"  # name among torch.export's extra files
-ONNX = ("onnx", "onnxruntime", "onnxscript")
-PACKAGES = {"onnx": ONNX, "openvino": (*ONNX, "openvino"), "torch-export": ()}
+NEEDS = {"onnx": ("export",), "openvino": ("export", "openvino"), "torch-export": ()}  # extras
 DTYPES = {"onnx": ("float32", "int8"), "torch-export": ("float32", "bfloat16"), "openvino": ("float32",)}
 
 OPSETS = range(18, 26)  # torch writes these itself; others go through converters that give up halfway
@@ -204,7 +202,7 @@ def _trace_open(frozen: nn.Module, size: tuple[int, ...]) -> torch.export.Export
             frozen(torch.zeros(1, *size)), frozen(example)  # torch may trace what runs at one size alone
         program = torch.export.export(frozen, (example,), dynamic_shapes=(sides,))
     except Exception as error:  # torch's own, of many kinds
-        raise UsageError(f"its size cannot be left open: {_one_line(error)}", hint="export it with one size") from error
+        raise UsageError(f"its size cannot be left open: {one_line(error)}", hint="export it with one size") from error
     if len(program.range_constraints) < len(sides):
         raise UsageError("the network fixes the size of its pictures", hint="export it with one size")
     return _stripped(program)
@@ -381,12 +379,12 @@ def facts_of(
             "crop_pct": card.input.crop_pct,
         }
     facts |= part.facts if part else {}
-    labels = label_names(card.labels) if card.labels else ()
+    labels = class_names(card, checkpoint_path)
     if labels and len(labels) == getattr(model, "num_classes", 0):  # a checkpoint may have classes of its own
         facts["labels"] = labels
     if modality := getattr(model, "modality", None):
         facts["modality"] = modality
-    digest = _sha256(checkpoint_path) if checkpoint_path else card.weights.sha256
+    digest = sha256_of(checkpoint_path) if checkpoint_path else card.weights.sha256
     if digest:
         facts["weights_sha256"] = digest
     binary = [module for module in model.modules() if isinstance(module, BinaryConv2d)]
@@ -411,10 +409,8 @@ def _refuse(out: Path, format: str, opset: int | None) -> None:
     if opset is not None and (format != "onnx" or opset not in OPSETS):
         known = f"{OPSETS[0]} to {OPSETS[-1]}"
         raise UsageError(f"opset {opset} for {format}: only ONNX has opsets, {known} here", hint="leave it out")
-    missing = [package for package in PACKAGES[format] if importlib.util.find_spec(package) is None]
-    if missing:
-        extra = "openvino" if missing == ["openvino"] else "export"
-        raise UsageError(f"{format} export needs {', '.join(missing)}", hint=f"pip install 'zoo[{extra}]'")
+    for extra in NEEDS[format]:
+        need(extra, f"{format} export")
     if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         fault = "is a folder" if out.is_dir() else f"cannot be written: {out.parent} is no folder that takes files"
         raise InputError(f"{out} {fault}", hint="choose another place")
@@ -433,12 +429,3 @@ def _input_size(model: nn.Module, card: Card) -> tuple[int, ...]:
             hint="write a card for it",
         )
     return card.input.size
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import InputError, IntegrityError, WeightsUnavailable
+from zoo.errors import InputError, IntegrityError, WeightsUnavailable, one_line
+from zoo.registry.card import Card
+from zoo.registry.labels import label_names
 
-__all__ = ["Contents", "facts_for", "read_contents", "write_whole"]
+__all__ = ["Contents", "class_names", "facts_for", "read_contents", "write_whole"]
 
 LONGEST_HEADER = 1_000_000  # bytes, or an eighth of the file: decoded JSON takes up to 25 times its length
 BITS = {
@@ -78,7 +80,7 @@ def read_contents(path: Path) -> Contents:
         end = _check_tensors(table)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IntegrityError(
-            f"{path} has a broken header: {_one_line(error)}", hint="fetch or convert the file again"
+            f"{path} has a broken header: {one_line(error)}", hint="fetch or convert the file again"
         ) from None
     if length != 8 + size + end:
         raise IntegrityError(
@@ -91,6 +93,19 @@ def read_contents(path: Path) -> Contents:
         metadata=metadata,
         facts=facts,
     )
+
+
+def class_names(card: Card, checkpoint_path: str | Path | None = None) -> tuple[str, ...]:
+    """Names of a classifier's outputs: as the file's own training knew them, else the card's; none if nobody says.
+
+    Args:
+        card: The checkpoint's card.
+        checkpoint_path: The file that is used in place of the card's.
+    """
+    own = read_contents(Path(checkpoint_path)).facts.get("labels") if checkpoint_path else None
+    if isinstance(own, list) and own:
+        return tuple(map(str, own))
+    return label_names(card.labels) if card.labels else ()
 
 
 def facts_for(
@@ -134,7 +149,8 @@ def _refuse_foreign(path: Path, start: bytes, length: int, size: int) -> None:
         raise IntegrityError(f"{path} is empty", hint="get the file again")
     if start[8:9] != b"{" and length > 8:  # a length of 640 is spelled like a pickle's first bytes, so this comes first
         kind, hint = next(
-            (rest for magic, *rest in FOREIGN if start.startswith(magic)), ("of another kind", "zoo loads only those")
+            (rest for magic, *rest in FOREIGN if start.startswith(magic)),
+            ("of another kind", "zoo loads only those; zoo convert makes one of an author's file"),
         )
         raise IntegrityError(f"{path} is no safetensors file: it is {kind}", hint=hint)
     if size > min(length - 8, max(LONGEST_HEADER, length // 8)):
@@ -160,7 +176,3 @@ def _check_tensors(table: dict[str, Any]) -> int:
             raise ValueError(f"{name} {dtype} {shape} lies at {begin} to {stop}, behind {end}")
         end = stop
     return end
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

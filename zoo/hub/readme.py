@@ -18,6 +18,7 @@ PIPELINES = {  # our tasks in the Hub's words
     "retrieve": "feature-extraction",
     "ground": "object-detection",
     "filter": "image-to-image",
+    "teach": "image-classification",
 }
 METRICS = {"top1": ("accuracy", "Top-1 accuracy"), "top5": ("accuracy", "Top-5 accuracy")}
 

@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.errors import IntegrityError, UsageError
+from zoo.errors import IntegrityError, UsageError, one_line
+from zoo.extras import need
 from zoo.hub.checkpoint import write_whole
 from zoo.index.exact import NOTHING, Block, Hits, rescored, search_blocks
 from zoo.index.gallery import Gallery
@@ -147,17 +148,15 @@ def open_approximate(gallery: Gallery) -> Approximate:
     try:
         graph.view(str(gallery.folder / GRAPH))
     except Exception as error:  # usearch raises RuntimeError of many kinds
-        raise IntegrityError(f"{gallery.folder / GRAPH} is damaged: {error}", hint=again) from None
+        raise IntegrityError(f"{gallery.folder / GRAPH} is damaged: {one_line(error)}", hint=again) from None
     return Approximate(gallery, graph, facts)
 
 
 def _empty(gallery: Gallery) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the package's own imports
-            from usearch.index import Index
-    except ImportError as error:
-        raise UsageError(f"an approximate index needs usearch: {error}", hint="pip install 'zoo[ann]'") from None
+    need("ann", "an approximate index")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package's own imports
+        from usearch.index import Index
     return Index(
         ndim=gallery.facts.dim,
         metric="hamming",

@@ -119,7 +119,7 @@ def rescored(
 
     Args:
         queries: (Q, D) float32.
-        candidates: (Q, C) rows; `NOTHING` for none.
+        candidates: (Q, C) rows; `NOTHING` for none; a row that stands twice counts once.
         take: Gives the vectors of rows, (n, K, D) float16.
         k: Items wanted.
     """
@@ -128,7 +128,7 @@ def rescored(
     scores = np.full((count, k), -np.inf, np.float32)
     prototypes = np.zeros((count, k), np.int64)
     for i, query in enumerate(queries.double().numpy()):
-        mine = np.sort(candidates[i][candidates[i] != NOTHING])
+        mine = np.unique(candidates[i][candidates[i] != NOTHING])
         if not len(mine):
             continue
         each = take(mine).double().numpy() @ query  # (C, K)

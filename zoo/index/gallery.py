@@ -334,7 +334,8 @@ def _read(folder: Path) -> _Manifest:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            f"there is no gallery in {folder}", hint="make one: zoo reid index FOLDER --gallery DIR"
+            f"there is no gallery in {folder}",
+            hint="zoo reid index makes one of pictures, zoo retrieve index of videos",
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from None

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from zoo import settings
 from zoo.errors import InputError, UsageError
+from zoo.extras import need
 from zoo.index.exact import NOTHING, Hits
 from zoo.index.facts import Facts
 from zoo.index.vectors import narrowed, queries_of
@@ -63,13 +64,8 @@ class MilvusGallery:
         with _answering(address):
             if client.has_collection(_named(collection)):
                 raise UsageError(f"{address} has a collection {collection}", hint="choose another name for the gallery")
-            schema = client.create_schema(auto_id=True)
-            schema.add_field("key", DataType.INT64, is_primary=True)
-            schema.add_field("row", DataType.INT64)
-            schema.add_field("prototype", DataType.INT64)
-            schema.add_field("item", DataType.JSON)
-            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=facts.dim)
-            _make(client, collection, schema)
+            if client.has_collection(f"{collection}_facts"):
+                client.drop_collection(f"{collection}_facts")  # what a creation that was interrupted left
             about = client.create_schema(auto_id=True)
             about.add_field("key", DataType.INT64, is_primary=True)
             about.add_field("facts", DataType.JSON)
@@ -77,6 +73,13 @@ class MilvusGallery:
             _make(client, f"{collection}_facts", about)
             row = {"facts": msgspec.to_builtins(facts), "vector": [0.0, 0.0]}
             client.insert(f"{collection}_facts", [row])
+            schema = client.create_schema(auto_id=True)
+            schema.add_field("key", DataType.INT64, is_primary=True)
+            schema.add_field("row", DataType.INT64)
+            schema.add_field("prototype", DataType.INT64)
+            schema.add_field("item", DataType.JSON)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=facts.dim)
+            _make(client, collection, schema)  # last: the gallery is there from here on
         return cls(client, address, collection, facts)
 
     @classmethod
@@ -234,10 +237,9 @@ class MilvusGallery:
 
 
 def _connect(address: str) -> Any:
-    try:
-        from pymilvus import MilvusClient
-    except ImportError as error:
-        raise UsageError(f"--store needs pymilvus: {error}", hint="pip install 'zoo[store]'") from None
+    need("store", "--store")
+    from pymilvus import MilvusClient
+
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what it logs is raised, too
     with _answering(address):
         return MilvusClient(address, token=settings.store_token() or "", timeout=SECONDS)

@@ -22,19 +22,9 @@ from torch import Tensor, nn
 
 from zoo.layers.binary import BinaryConv2d
 
-__all__ = ["FORMAT", "check_format", "pack", "pack_bits", "unpack", "unpack_bits"]
+__all__ = ["FORMAT", "pack", "pack_bits", "unpack", "unpack_bits"]
 
 FORMAT = "reste-packed-v1"
-
-
-def check_format(metadata: Mapping[str, str]) -> None:
-    """Refuse the metadata of a file in another format.
-
-    Raises:
-        ValueError: `format` is not the one that this module reads.
-    """
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"the file's format is {metadata.get('format')!r}; {FORMAT!r} is read here")
 
 
 def pack_bits(weight: Tensor) -> Tensor:

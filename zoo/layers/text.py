@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UsageError
+from zoo.extras import need
 
 __all__ = ["WordEncoder", "bert", "distilbert", "roberta", "sentence"]
 
@@ -43,11 +43,10 @@ def roberta(**config: Any) -> nn.Module:
 
 
 def _transformers(config_name: str, model_name: str, fields: dict[str, Any], **options: Any) -> nn.Module:
+    need("text", "this network's text encoder")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        import transformers
-    except ImportError:
-        raise UsageError("this network's text encoder needs transformers", hint="pip install 'zoo[text]'") from None
+    import transformers
+
     config = getattr(transformers, config_name)(**fields)
     return getattr(transformers, model_name)(config, **options)
 

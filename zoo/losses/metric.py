@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import UsageError
+from zoo.extras import need
 from zoo.losses.imbalance import centre_triplet, class_means, unit_centres
 
 if TYPE_CHECKING:
@@ -179,7 +179,5 @@ def new_metric_loss(name: str, classes: int, width: int, margin: float = MARGIN)
         return BalancedTriplet(margin)
     if name == "centre_triplet":
         return CentreTriplet(classes, width, margin)
-    try:
-        return _of_the_library(name, classes, width, margin)
-    except ImportError:
-        raise UsageError(f"the loss {name} needs pytorch-metric-learning", hint="pip install 'zoo[metric]'") from None
+    need("metric", f"the loss {name}")
+    return _of_the_library(name, classes, width, margin)

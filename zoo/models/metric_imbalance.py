@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from zoo.models.extractors import lite0_extractor
+
 __all__ = ["metric_imbalance_lite0"]
 
 
 def metric_imbalance_lite0(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """EfficientNet-Lite0 without its classifier: (B, 1280) features, the first stage's. The network is timm's."""
-    from timm.models.efficientnet import tf_efficientnet_lite0
-
-    return tf_efficientnet_lite0(pretrained, **{"num_classes": 0, **kwargs})
+    """EfficientNet-Lite0 without its classifier: (B, 1280) features, the first stage's."""
+    return lite0_extractor(pretrained, **kwargs)

@@ -9,7 +9,7 @@ Letters: B videos, T sampled frames, K frames of a clip, H W pixels, h w grid, N
 are RGB in [0, 1]; each encoder brings the statistics that it was trained with. Masks are True on padding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -28,7 +28,7 @@ from zoo.models.stvgformer_blocks import (
     TemporalHead,
     spatial_mean,
 )
-from zoo.models.stvgformer_encoders import CLIPS, FRAMES, Words, image_encoder, text_encoder, video_encoder
+from zoo.models.stvgformer_encoders import CLIPS, FRAMES, Statistics, Words, image_encoder, text_encoder, video_encoder
 
 __all__ = ["Encoded", "Grounding", "STVGFormer", "stvgformer_r50_r3d18", "stvgformer_r101", "stvgformer_tiny"]
 
@@ -150,18 +150,6 @@ class STVGFormer(nn.Module):
                 if parameter.ndim > 1:
                     nn.init.xavier_uniform_(parameter)
 
-    @staticmethod
-    def of(model: nn.Module) -> "STVGFormer":
-        """The network inside of what wraps it for training on many GPUs.
-
-        Raises:
-            TypeError: There is another one.
-        """
-        bare = getattr(model, "module", model)
-        if not isinstance(bare, STVGFormer):
-            raise TypeError(f"{type(bare).__name__} is no STVGFormer")
-        return bare
-
     def train(self, mode: bool = True) -> Self:
         """As in torch; but what a clip encoder's batch norms know of their training data they keep."""
         super().train(mode)
@@ -213,34 +201,42 @@ class STVGFormer(nn.Module):
         Raises:
             ValueError: Clips are missing, or there are some where none are wanted.
         """
-        maps = torch.cat(
-            [self.input_proj(self.backbone(FRAMES.normalise(part))) for part in _parts(frames.flatten(0, 1), chunk)]
-        )
+        parts = _normalised(frames.flatten(0, 1), FRAMES, padding, chunk)
+        maps = torch.cat([self.input_proj(self.backbone(part)) for part in parts])
         grid = (maps.shape[-2], maps.shape[-1])
-        if padding is None:
-            padding = torch.zeros(len(frames), *grid, dtype=torch.bool, device=maps.device)
-        else:
-            padding = F.interpolate(padding[:, None].float(), grid)[:, 0] > 0.5  # the nearest pixel's
+        places = torch.zeros(len(frames), *grid, dtype=torch.bool, device=maps.device)
+        if padding is not None:
+            places = F.interpolate(padding[:, None].float(), grid)[:, 0] > 0.5  # the nearest pixel's
         batch = frames.shape[:2]
         static = maps.flatten(2).transpose(1, 2).reshape(*batch, -1, self.dim)
         dynamic = None
         if not static_only:
             if clip_features is None:
-                clip_features = self.encode_clips(frames, clips, chunk=chunk)
+                clip_features = self.encode_clips(frames, clips, padding, time_padding, chunk=chunk)
             seen = self.video_proj(clip_features.flatten(0, 1).movedim(1, -1)).movedim(-1, 1)
             dynamic = _on_grid(seen, grid).flatten(2).transpose(1, 2).reshape(*batch, -1, self.dim)
-        return Encoded(static, dynamic, grid, padding, time_padding)
+        return Encoded(static, dynamic, grid, places, time_padding)
 
-    def encode_clips(self, frames: Tensor, clips: Tensor | None, *, chunk: int | None = None) -> Tensor:
+    def encode_clips(
+        self,
+        frames: Tensor,
+        clips: Tensor | None,
+        padding: Tensor | None = None,
+        time_padding: Tensor | None = None,
+        *,
+        chunk: int | None = None,
+    ) -> Tensor:
         """What the clip encoder sees around each frame, (B, T, C, h', w'); arguments and errors as in `encode`."""
         if (clips is None) == bool(self.clip.frames):
             raise ValueError(f"this network takes {'clips' if self.clip.frames else 'no clips'} beside frames")
-        normalise = self.clip.statistics.normalise
+        batch = frames.shape[:2]
+        shown = frames if clips is None else clips
+        parts = _normalised(shown.flatten(0, 1), self.clip.statistics, padding, chunk)
         if clips is None:
-            seen = self.video_encoder(normalise(frames.transpose(1, 2)))
+            seen = self.video_encoder(torch.cat(list(parts)).view(frames.shape).transpose(1, 2), time_padding)
         else:
-            seen = torch.cat([self.video_encoder(normalise(part)) for part in _parts(clips.flatten(0, 1), chunk)])
-        return seen.view(*frames.shape[:2], *seen.shape[1:])
+            seen = torch.cat([self.video_encoder(part) for part in parts])
+        return seen.view(*batch, *seen.shape[1:])
 
     def encode_words(self, words: Words) -> Tensor:
         """(B, L, D)."""
@@ -332,6 +328,16 @@ def _on_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
     if grid[0] <= features.shape[-2] and grid[1] <= features.shape[-1]:
         return F.adaptive_avg_pool2d(features, grid)
     return F.interpolate(features, grid, mode="bilinear")
+
+
+def _normalised(pixels: Tensor, of: Statistics, padding: Tensor | None, chunk: int | None) -> Iterator[Tensor]:
+    """(B T, 3, ..., H, W) pixels a chunk at a time, with 0 on the padding (B, H, W) of their videos, as in DETR."""
+    masks = None if padding is None else _parts(padding.repeat_interleave(len(pixels) // len(padding), 0), chunk)
+    for at, part in enumerate(_parts(pixels, chunk)):
+        part = of.normalise(part)
+        if masks is not None:
+            part = part.masked_fill(masks[at].view(len(part), *(1,) * (part.ndim - 3), *part.shape[-2:]), 0)
+        yield part
 
 
 def _parts(x: Tensor, chunk: int | None) -> Sequence[Tensor]:

@@ -149,11 +149,13 @@ class FrameConvs(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(3 * chs[i], chs[i + 1], 3, 2, 1, bias=False) for i in range(3))
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in chs[1:])
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """(B, 3, T, H, W) to (B T, C, h, w)."""
+    def forward(self, clips: Tensor, time_padding: Tensor | None = None) -> Tensor:
+        """(B, 3, T, H, W) to (B T, C, h, w); steps that (B, T) says are padding are as if they were not there."""
         frames = clips.transpose(1, 2)
         batch = frames.shape[:2]
         for conv, norm in zip(self.convs, self.norms, strict=True):
+            if time_padding is not None:
+                frames = frames.masked_fill(time_padding[:, :, None, None, None], 0)
             padded = F.pad(frames, (0, 0) * 3 + (1, 1))
             around = torch.cat([padded[:, :-2], frames, padded[:, 2:]], 2)
             seen = norm(conv(around.flatten(0, 1))).relu()

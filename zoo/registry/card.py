@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from zoo.errors import CardError
+from zoo.errors import CardError, one_line
 
 __all__ = ["Card", "Figure", "Input", "Origin", "Paper", "Traits", "Weights", "read_card"]
 
@@ -225,12 +225,12 @@ def read_card(path: Path) -> Card:
     except msgspec.DecodeError as error:
         found = re.search(r"line (\d+)", str(error.__cause__ or error))
         raise CardError(
-            f"{path}:{int(found[1]) + 1 if found else 2}: {' '.join(str(error).split())}", hint="mend the YAML"
+            f"{path}:{int(found[1]) + 1 if found else 2}: {one_line(error)}", hint="mend the YAML"
         ) from None
     except CardError:
         raise
     except Exception as error:  # YAML's own types raise whatever odd values lead to: a day 45, a number of 5000 digits
-        raise CardError(f"{path}:2: {' '.join(str(error).split())[:160]}", hint="mend the YAML") from None
+        raise CardError(f"{path}:2: {one_line(error)}", hint="mend the YAML") from None
     if card.builder.partition(":")[2] != card.architecture:
         raise CardError(
             f"{path}:{_line(front, '$.builder')}: builder {card.builder} does not make {card.architecture}",

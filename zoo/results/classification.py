@@ -128,7 +128,7 @@ class Classification:
             ],
             "size": list(self.size) if self.size else None,
             "note": self.note,
-            "error": _error_dict(self.error),
+            "error": self.error and self.error.to_dict(),
         }
         if self.probabilities is not None:
             row["probabilities"] = self.probabilities.tolist()
@@ -227,7 +227,7 @@ class Embedding:
             "vector": self.vector.tolist(),
             "size": list(self.size) if self.size else None,
             "note": self.note,
-            "error": _error_dict(self.error),
+            "error": self.error and self.error.to_dict(),
             **({"modality": self.modality} if self.modality else {}),
         }
 
@@ -239,7 +239,3 @@ class Embedding:
 
 def _joined(*notes: object) -> str:
     return "; ".join(str(note) for note in notes if note)
-
-
-def _error_dict(error: ZooError | None) -> dict[str, Any] | None:
-    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint} if error else None

@@ -68,7 +68,6 @@ class Filtered:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: source, path, size, frames, parameters, note, error."""
-        error = self.error
         return {
             "source": self.source,
             "path": self.path,
@@ -76,7 +75,7 @@ class Filtered:
             "frames": self.frames,
             "parameters": dict(self.parameters),
             "note": self.note,
-            "error": error and {"kind": type(error).__name__, "message": error.message, "hint": error.hint},
+            "error": self.error and self.error.to_dict(),
         }
 
     def image(self) -> "Image":

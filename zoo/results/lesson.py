@@ -91,8 +91,9 @@ class TaskMatrix:
         matrix: (T, T) in [0, 1]; NaN below the diagonal, and for a task without pictures.
         overall: (T,) after each task, over all pictures of the tasks known by then; NaN without any.
         recall: (T,) the same as mean class recall.
-
-        figures: Further figures by name: averages, forgetting, how often the task is told right now, open set.
+        of_class: (K,) recall of each class now, in the order of `classes`; NaN for one without pictures.
+        figures: Further figures by name: averages, forgetting, how often the task is told right now and what would be
+            right if it always were, open set.
         failed: What is wrong with the inputs that could not be used.
     """
 
@@ -104,6 +105,7 @@ class TaskMatrix:
     matrix: NDArray[np.float64]
     overall: NDArray[np.float64]
     recall: NDArray[np.float64]
+    of_class: NDArray[np.float64]
     figures: dict[str, float]
     failed: tuple[ZooError, ...] = ()
 
@@ -129,6 +131,7 @@ class TaskMatrix:
             "matrix": [_numbers(row) for row in self.matrix],
             "overall": _numbers(self.overall),
             "mean_class_recall": _numbers(self.recall),
+            "class_recall": dict(zip(self._names(), _numbers(self.of_class), strict=True)),
             "figures": self.figures,
             "failed": [fault.message for fault in self.failed],
         }
@@ -150,9 +153,17 @@ class TaskMatrix:
         table.add_row("all", "accuracy", str(int(self.pictures.sum())), *map(_cell, self.overall))
         table.add_row("", "mean class recall", "", *map(_cell, self.recall))
         told = [f"{name.replace('_', ' ')} {100 * value:.2f}%" for name, value in self.figures.items()]
+        found = [
+            f"{name} {_cell(value)}" for name, value in zip(self._names(), self.of_class, strict=True) if value >= 0
+        ]
         return Group(
-            Text(f"{self.model} on {self.dataset}, per cent right\n", style="bold"), table, Text("\n" + ", ".join(told))
+            Text(f"{self.model} on {self.dataset}, per cent right\n", style="bold"),
+            table,
+            Text(f"\nrecall now: {', '.join(found)}\n{', '.join(told)}"),
         )
+
+    def _names(self) -> list[str]:
+        return [name for names in self.classes for name in names]
 
 
 def _numbers(values: NDArray[np.float64]) -> list[float | None]:

@@ -128,14 +128,13 @@ class Ranking:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: query, what is known of it, hits, searched, note, error."""
         known = {"label": self.label, "camera": self.camera, "modality": self.modality}
-        error = self.error
         return {
             "query": self.query,
             **{key: value for key, value in known.items() if value is not None},
             "hits": [hit.to_dict() for hit in self.hits],
             "searched": self.searched,
             "note": self.note,
-            "error": error and {"kind": type(error).__name__, "message": error.message, "hint": error.hint},
+            "error": self.error and self.error.to_dict(),
         }
 
     def draw(self, *, columns: int | None = None) -> "Image":

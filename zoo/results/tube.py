@@ -112,7 +112,6 @@ class Tube:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: source, query, start, end, score, fps_source, size, boxes, alternatives, note, error."""
-        error = self.error
         boxes = [
             {"t": round(t, 4), "frame": frame, "xyxy": [round(x, 2) for x in box], "interpolated": between}
             for t, frame, box, between in zip(
@@ -133,7 +132,7 @@ class Tube:
             "boxes": boxes,
             "alternatives": [span.to_dict() for span in self.alternatives],
             "note": self.note,
-            "error": error and {"kind": type(error).__name__, "message": error.message, "hint": error.hint},
+            "error": self.error and self.error.to_dict(),
         }
 
     def draw(self) -> "Image":

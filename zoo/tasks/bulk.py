@@ -29,6 +29,7 @@ from zoo.data.images import Item
 from zoo.data.inputs import addresses, is_shard, opened
 from zoo.data.stores import join, names_in, open_file, write_bytes
 from zoo.errors import InputError, UsageError, ZooError
+from zoo.extras import need
 from zoo.hub.fetch import sha256_of
 from zoo.results.classification import Classification, Embedding
 from zoo.tasks.pipeline import Pipeline
@@ -147,7 +148,7 @@ def open_job(folder: str, what: Mapping[str, Any], workers: Workers) -> Job:
         UsageError: The folder holds another job, or other files; or pyarrow is missing.
         InputError: It cannot be written to, or an input stands for nothing.
     """
-    _need_pyarrow()
+    need("index", "a folder of parts")
     workers.first(lambda: _begin(folder, what))
     with open_file(join(folder, JOB)) as file:
         found = json.load(file)
@@ -324,10 +325,3 @@ def _text(source: str) -> str:
 
 def _words(error: ZooError | None) -> str | None:
     return _text(error.message) if error else None
-
-
-def _need_pyarrow() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("pyarrow") is None:
-        raise UsageError("a folder of parts needs pyarrow, which is not installed", hint="pip install 'zoo[index]'")

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from zoo.data.datasets import Pictures
 from zoo.data.sources import Samples, aligned, open_data
 from zoo.errors import InputError, UsageError, ZooError
-from zoo.hub.checkpoint import read_contents
-from zoo.registry.card import Card, Figure
-from zoo.registry.labels import label_names
+from zoo.hub.checkpoint import class_names
+from zoo.registry.card import Figure
 from zoo.registry.names import list_names, resolve
 from zoo.results.evaluation import Evaluation
 from zoo.tasks.decode import Decoded
@@ -107,7 +106,7 @@ def evaluate(
     card = resolve(name)
     if card.task != "classify":
         raise UsageError(f"{card.name} does not classify", hint=f"its task is {card.task}")
-    classes = _classes(card, checkpoint_path)
+    classes = class_names(card, checkpoint_path)
     found = aligned(open_data(dataset, split, root), classes, dataset)
     pipe = pipeline(name, checkpoint_path=checkpoint_path, **options)
     pipe.task = _Ranks(min(5, len(classes)))
@@ -156,7 +155,10 @@ def verify(name: str, *, root: Path | None = None, **options: Any) -> list[Check
         raise UsageError(f"{card.name} has no figures of ours to measure again", hint=f"zoo info {card.name}")
     unknown = [figure.metric for figure in figures if figure.metric not in TOLERANCE]
     if unknown:
-        raise UsageError(f"{card.name} has figures that cannot be measured: {', '.join(unknown)}", hint="mend the card")
+        raise UsageError(
+            f"{card.name} has figures that are not a classifier's: {', '.join(unknown)}",
+            hint=f"what measures them: {figures[0].command}",
+        )
     sets = {(figure.dataset, figure.split) for figure in figures}
     results = {
         (name, split): evaluate(card.name, name, split=split, root=root, **options) for name, split in sorted(sets)
@@ -167,14 +169,6 @@ def verify(name: str, *, root: Path | None = None, **options: Any) -> list[Check
         )
         for figure in figures
     ]
-
-
-def _classes(card: Card, checkpoint_path: Path | None) -> tuple[str, ...]:
-    """Names of the outputs: as the file's own training knew them, else the card's."""
-    own = read_contents(checkpoint_path).facts.get("labels") if checkpoint_path else None
-    if own:
-        return tuple(own)
-    return label_names(card.labels) if card.labels else ()
 
 
 def _items(data: Pictures | Samples) -> Iterator[tuple[Any, int]]:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.build import create_model
-from zoo.errors import IntegrityError, UnknownName, UsageError, WeightsUnavailable
+from zoo.errors import UsageError
 from zoo.hub.fetch import weights_path
+from zoo.interop.timm_names import is_timms, timm_input, timm_network
 from zoo.registry.card import Card, Input
 from zoo.registry.names import resolve
 
 __all__ = ["Extractor", "adapted_shapes", "default_stages", "open_extractor", "without_weights"]
 
-TIMM = "timm:"
 SMALLEST = 3  # side of the smallest map that an adapter's 3x3 convolution takes
 
 
@@ -50,8 +50,9 @@ def open_extractor(name: str, checkpoint: Path | None = None) -> Extractor:
         WeightsUnavailable: Its weights cannot be had.
         IntegrityError: The file is not of this network.
     """
-    if name.startswith(TIMM):
-        return Extractor(name, _timm(name, checkpoint), _input(_timm_cfg(name)), None)
+    if is_timms(name):
+        network = timm_network(name, pretrained=True, checkpoint_path=checkpoint, num_classes=0)
+        return Extractor(name, network, timm_input(name), None)
     card = resolve(name)
     network = _ours(card, pretrained=checkpoint is None, checkpoint_path=checkpoint)
     if checkpoint is None:
@@ -65,12 +66,7 @@ def without_weights(name: str) -> nn.Module:
     Raises:
         UnknownName: Nothing answers to the name.
     """
-    if name.startswith(TIMM):
-        import timm
-
-        _timm_cfg(name)
-        return timm.create_model(name.removeprefix(TIMM), num_classes=0)
-    return _ours(resolve(name))
+    return timm_network(name, num_classes=0) if is_timms(name) else _ours(resolve(name))
 
 
 def default_stages(network: nn.Module) -> tuple[str, ...]:
@@ -145,39 +141,3 @@ def _ours(card: Card, **weights: Any) -> nn.Module:
     if card.task not in ("classify", "embed"):
         raise UsageError(f"{card.name} is made to {card.task}", hint="zoo list --task embed; or timm:NAME")
     return create_model(card.name, num_classes=0, **weights)
-
-
-def _timm(name: str, checkpoint: Path | None) -> nn.Module:
-    import timm
-
-    _timm_cfg(name)
-    if checkpoint and checkpoint.suffix != ".safetensors":  # timm would unpickle another
-        raise IntegrityError(f"{checkpoint} is not called .safetensors", hint="only those are loaded")
-    overlay = {"file": str(checkpoint), "hf_hub_id": None, "url": None} if checkpoint else None
-    try:
-        return timm.create_model(
-            name.removeprefix(TIMM), pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
-        )
-    except Exception as error:  # the network, the Hub and timm's loader raise what they like
-        raise WeightsUnavailable(
-            f"the weights of {name} cannot be had: {' '.join(str(error).split())[:160]}",
-            hint="--checkpoint FILE.safetensors, or --extractor lite0_extractor, which comes with zoo",
-        ) from None
-
-
-def _timm_cfg(name: str) -> Any:
-    import timm
-
-    own = name.removeprefix(TIMM)
-    cfg = timm.get_pretrained_cfg(own) if timm.is_model(own.partition(".")[0]) else None
-    if cfg is None:
-        near = timm.list_models(f"*{own.partition('.')[0][:6]}*")[:3]
-        raise UnknownName(f"timm has no model {own!r}", hint=f"perhaps {', '.join(near) or 'see timm.list_models()'}")
-    return cfg
-
-
-def _input(cfg: Any) -> Input:
-    size = cfg.input_size[0], cfg.input_size[1], cfg.input_size[2]
-    mean, std = tuple(map(float, cfg.mean)), tuple(map(float, cfg.std))
-    crop = cfg.crop_pct or 0.875
-    return Input(size=size, mean=mean, std=std, interpolation=cfg.interpolation or "bicubic", crop_pct=crop)

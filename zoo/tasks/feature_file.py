@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from zoo.errors import UsageError
+from zoo.extras import need
 from zoo.results.classification import Embedding
 
 __all__ = ["feature_file"]
@@ -43,7 +44,7 @@ def feature_file(path: Path) -> Iterator[Write]:
     if make is None:
         raise UsageError(f"{path}: no format {path.suffix or 'without a suffix'}", hint=f"one of {', '.join(_WRITERS)}")
     if path.suffix == ".parquet":
-        _need_pyarrow()
+        need("index", "Parquet")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.touch()
@@ -65,20 +66,11 @@ def feature_file(path: Path) -> Iterator[Write]:
                 writer.close()
         if writer:
             if extra.exists():
-                os.replace(extra, path.with_suffix(".sources.txt"))  # noqa: PTH105
-            os.replace(part, path)  # noqa: PTH105
+                extra.replace(path.with_suffix(".sources.txt"))
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
         extra.unlink(missing_ok=True)
-
-
-def _need_pyarrow() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("pyarrow") is None:
-        raise UsageError(
-            "Parquet needs pyarrow, which is not installed", hint="pip install 'zoo[index]', or --out FILE.csv"
-        )
 
 
 class _Parquet:

@@ -1,9 +1,9 @@
 """Filtered pictures and videos as files: under their own names in a folder, whole or not at all."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -13,7 +13,9 @@ from zoo.data.images import Source
 from zoo.data.rasters import Raster, suffix_for, write_raster
 from zoo.data.video import Frame, VideoReader, VideoWriter, is_video
 from zoo.errors import InputError, UsageError, ZooError
+from zoo.hub.checkpoint import write_whole
 from zoo.results.filtered import Filtered
+from zoo.tasks.draw import output_folder, save_picture, stem_of
 from zoo.tasks.filter import FilterPipeline, middle
 from zoo.viz.compare import compare_page
 from zoo.viz.panels import contact_sheet
@@ -47,18 +49,17 @@ class FilteredFiles:
         self.overwrite = overwrite
         self._taken: Counter[str] = Counter()
         self._own: set[Path] = set()
-        try:
-            for given in inputs:
-                self._keep_apart(Path(given))
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{folder} cannot be made: {error.strerror}", hint="choose another --out folder") from None
-        if not os.access(folder, os.W_OK):
-            raise UsageError(f"{folder} may not be written to", hint="choose another --out folder")
+        for given in inputs:
+            self._keep_apart(Path(given))
+        output_folder(folder)
 
     def _keep_apart(self, given: Path) -> None:
-        folder = given if given.is_dir() else given.parent
-        if not self.overwrite and folder.is_dir() and folder.resolve() == self.folder.resolve():
+        try:
+            folder = given if given.is_dir() else given.parent
+            is_own = folder.is_dir() and folder.resolve() == self.folder.resolve()
+        except OSError:  # a name too long to be looked at; reading it says so
+            return
+        if is_own and not self.overwrite:
             raise UsageError(
                 f"--out {self.folder} is the folder of the input {given}", hint="choose another, or add --overwrite"
             )
@@ -124,14 +125,9 @@ class FilteredFiles:
                 raise source
             path = self._free(source, ".preview.png")
             raster = middle(self._first_frame(source) if is_video(source) else self.pipe.read(source), PREVIEW)
-            sheet = _sheet(self.pipe, raster, source)
-            part = path.with_name(path.name + ".part")
-            sheet.save(part, "PNG")
-            part.replace(path)
+            save_picture(partial(_sheet, self.pipe, raster, source), path)
         except InputError as error:
             return Filtered(str(source), error=error)
-        except OSError as error:
-            return Filtered(str(source), error=InputError(f"{source} was not written: {error.strerror or error}"))
         height, width = raster.pixels.shape[:2]
         return Filtered(source, raster.pixels, raster.pixels, size=(width, height), path=str(path))
 
@@ -154,7 +150,8 @@ class FilteredFiles:
         path = Path(str(result.path)).with_suffix(".compare.html")
         if path.exists() and not self.overwrite:
             raise _there(path)
-        path.write_text(compare_page(before, after, title=PurePath(result.source).name, note=note), encoding="utf-8")
+        page = compare_page(before, after, title=PurePath(result.source).name, note=note)
+        write_whole(path, page.encode())
         self._own.add(path.absolute())
 
     def _free(self, source: str, suffix: str) -> Path:
@@ -163,7 +160,7 @@ class FilteredFiles:
         Raises:
             InputError: Something is there already.
         """
-        stem = PurePath(source.partition("?")[0]).stem[:100].strip("<>:. ") or "picture"
+        stem = stem_of(source)
         self._taken[stem + suffix] += 1
         number = self._taken[stem + suffix]
         path = self.folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"

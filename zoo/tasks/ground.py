@@ -9,12 +9,13 @@ from typing import Any, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from zoo.build import create_model
+from zoo.data.film import Film, clip_times, frames_at, middles, shown_at
 from zoo.data.video import VideoReader, frame_times
 from zoo.errors import InputError, UsageError
+from zoo.metrics.grounding import FrameTube
 from zoo.models.stvgformer import Encoded, Grounding, STVGFormer
 from zoo.models.stvgformer_blocks import valid_spans
 from zoo.registry.card import Card
@@ -23,7 +24,7 @@ from zoo.results.tube import Heat, Span, Tube
 from zoo.tasks.device import pick_device, pick_dtype
 from zoo.tasks.sentences import sentence_reader
 
-__all__ = ["EncodedVideo", "GroundPipeline", "Settings", "frames_at", "ground_pipeline", "to_corners"]
+__all__ = ["EncodedVideo", "GroundPipeline", "Settings", "ground_pipeline", "to_corners"]
 
 JOINED = 0.5  # boxes of two windows overlap more than this where their spans touch, if it is one person
 SUPPRESSED = 0.5  # spans that overlap more than this with a better one are no alternative
@@ -190,7 +191,7 @@ class GroundPipeline:
         plans = [self._plan(times, *part) for part in _windows(start, limit, self.settings)]
         windows = []
         with VideoReader(video) as reader:
-            film = _Film(reader, times, set().union(*(plan.wanted for plan in plans)), self._side(size))
+            film = Film(reader, times, set().union(*(plan.wanted for plan in plans)), self._side(size))
             for plan in plans:
                 film.decode_to(max(plan.wanted))
                 windows.append(Window(plan.start, plan.end, plan.steps, self._encoded(plan, film)))
@@ -222,9 +223,9 @@ class GroundPipeline:
         span = _span(parts, video.windows)
         shown = np.flatnonzero((video.times >= span.start) & (video.times < span.end))
         if not len(shown):  # between two frames that are far apart
-            shown = np.array([_shown_at(video.times, (span.start + span.end) / 2)])
+            shown = np.array([shown_at(video.times, (span.start + span.end) / 2)])
         sampled, boxes = _sampled_boxes(parts, answers, video)
-        between = np.stack([np.interp(video.times[shown], video.times[sampled], side) for side in boxes.T], 1)
+        between = _between(video.times[sampled], boxes, video.times[shown])
         return Tube(
             video.source,
             sentence,
@@ -240,13 +241,27 @@ class GroundPipeline:
             **facts,
         )
 
+    def every_frame(self, video: EncodedVideo, sentence: str) -> FrameTube:
+        """The best span of a video of one window, with a box for every frame of it and around it, as scores ask for.
+
+        Raises:
+            InputError: The sentence has no word.
+        """
+        _check(sentence)
+        answers = [self._ground(video.windows[0], self.read([sentence]).to(self.device))]
+        (best,) = _ranked(answers, video.windows, 1)
+        start, end = np.searchsorted(video.times, _limits(best, video.windows)).tolist()
+        start = min(start, len(video.times) - 1)
+        whole = _Candidate(0, 0, len(video.windows[0].steps) - 1, best.score)
+        sampled, boxes = _sampled_boxes([whole], answers, video)
+        boxes = _between(video.times[sampled], boxes, video.times)
+        return FrameTube(start, max(end, start + 1), boxes, 0, len(video.times))
+
     def _plan(self, times: NDArray[np.float64], start: float, end: float) -> "_Plan":
         """Which frames a window needs: those shown at the middle of its T parts, and the clip around each."""
-        count = self.settings.frames or self.model.frames
-        middle = start + (np.arange(count) + 0.5) / count * (end - start)
+        moments = middles(start, end, self.settings.frames or self.model.frames)
         clip = self.model.clip
-        offsets = ((np.arange(clip.frames) + 0.5) / max(1, clip.frames) - 0.5) * clip.seconds
-        steps, around = _shown_at(times, middle), _shown_at(times, middle[:, None] + offsets)
+        steps, around = shown_at(times, moments), shown_at(times, clip_times(moments, clip.frames, clip.seconds))
         return _Plan(start, end, steps, around)
 
     def _side(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -259,7 +274,7 @@ class GroundPipeline:
         return height, width
 
     @torch.inference_mode()
-    def _encoded(self, plan: "_Plan", film: "_Film") -> Encoded:
+    def _encoded(self, plan: "_Plan", film: "Film") -> Encoded:
         """A window for the network, a chunk of its frames at once."""
         model, chunk = self.model, self.settings.chunk or len(plan.steps)
         try:
@@ -327,18 +342,6 @@ def ground_pipeline(
     return GroundPipeline(card, model, chosen, device=place, dtype=kind, tokenizer=tokenizer)
 
 
-def frames_at(source: str, times: NDArray[np.float64], numbers: Sequence[int]) -> list[Image.Image]:
-    """RGB pictures of some frames of a video, in the order of their numbers.
-
-    Raises:
-        InputError: It cannot be read any more.
-    """
-    with VideoReader(source) as reader:
-        film = _Film(reader, times, set(numbers), None)
-        film.decode_to(max(numbers))
-    return [Image.fromarray(film.pixels[number]) for number in numbers]
-
-
 def to_corners(boxes: Tensor) -> Tensor:
     """(..., 4) of centre, width and height to left, top, right and bottom."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
@@ -359,71 +362,6 @@ class _Plan:
         return {int(number) for number in np.concatenate([self.steps, self.around.ravel()])}
 
 
-class _Film:
-    """Frames of a video, decoded in order as far as they are asked for; only wanted ones are kept.
-
-    Args:
-        reader: Where they come from.
-        times: When each is shown.
-        wanted: Numbers of those to keep.
-        side: Height and width to shrink them to; None keeps them as they are.
-
-    Attributes:
-        pixels: The kept ones, (H, W, 3) uint8, by their numbers.
-        last: Number of the last one that could be decoded.
-        damage: What ended the video early.
-    """
-
-    def __init__(
-        self, reader: VideoReader, times: NDArray[np.float64], wanted: set[int], side: tuple[int, int] | None
-    ) -> None:
-        self.frames = iter(reader)
-        self.times, self.side = times, side
-        self.waiting = sorted(wanted, reverse=True)
-        self.pixels: dict[int, NDArray[np.uint8]] = {}
-        self.last = -1
-        self.damage: InputError | None = None
-
-    def decode_to(self, number: int) -> None:
-        """Decode until a wanted frame is there; where the video ends before, its last frame stands in.
-
-        Raises:
-            InputError: There is no frame at all.
-        """
-        while self.waiting and self.waiting[-1] <= number:
-            frame = None if self.damage else next(self.frames, None)
-            if isinstance(frame, InputError):
-                self.damage = frame
-            elif frame is not None:
-                self.last = max(self.last + 1, _shown_at(self.times, frame.time + 1e-4).item())
-                if self.waiting[-1] <= self.last:
-                    self._keep(self.last, self._shrunk(frame.pixels))
-            elif self.pixels:
-                self._keep(number, self.pixels[max(self.pixels)])
-            else:
-                raise self.damage or InputError("a video without frames", hint="give one with content")
-
-    def _keep(self, number: int, pixels: NDArray[np.uint8]) -> None:
-        """For all that wait for this frame or one before it: a time stamp may have no frame."""
-        while self.waiting and self.waiting[-1] <= number:
-            self.pixels[self.waiting.pop()] = pixels
-
-    def _shrunk(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.side is None:
-            return pixels
-        height, width = self.side
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-
-    def forget_before(self, number: int) -> None:
-        """Let go of frames that no later window needs."""
-        self.pixels = {at: pixels for at, pixels in self.pixels.items() if at >= number}
-
-    def stack(self, numbers: NDArray[np.int64]) -> Tensor:
-        """(K, 3, H, W) in [0, 1]."""
-        frames = torch.from_numpy(np.stack([self.pixels[int(number)] for number in numbers]))
-        return frames.movedim(-1, 1).float() / 255
-
-
 def _check(sentence: str) -> None:
     if not any(map(str.isalnum, sentence)):
         raise InputError(
@@ -438,11 +376,6 @@ def _windows(start: float, end: float, settings: Settings) -> list[tuple[float, 
     count = int(np.ceil((end - start - settings.window) / settings.stride)) + 1
     starts = np.minimum(start + settings.stride * np.arange(count), end - settings.window)
     return [(float(at), float(at) + settings.window) for at in starts]
-
-
-def _shown_at(times: NDArray[np.float64], moments: NDArray[np.float64] | float) -> NDArray[np.int64]:
-    """Numbers of the frames that are on the screen at some moments; the first or the last one beyond the ends."""
-    return np.clip(np.searchsorted(times, np.asarray(moments), "right") - 1, 0, len(times) - 1)
 
 
 def _one_after_another(parts: list[Encoded]) -> Encoded:
@@ -534,6 +467,13 @@ def _sampled_boxes(
     sums = np.zeros((len(sampled), 4))
     np.add.at(sums, where, np.concatenate(boxes))
     return np.minimum(sampled, len(video.times) - 1), sums / counts[:, None] * np.array(video.size * 2)
+
+
+def _between(
+    sampled: NDArray[np.float64], boxes: NDArray[np.float64], times: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Boxes at some times, between those of sampled times; beyond the ends, the nearest one's."""
+    return np.stack([np.interp(times, sampled, side) for side in boxes.T], 1)
 
 
 def _heat(parts: Sequence[_Candidate], answers: Sequence[Grounding], video: EncodedVideo) -> Heat:

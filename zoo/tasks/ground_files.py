@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from zoo.data.tubes import challenge_dict, mot_rows
 from zoo.data.video import Frame, VideoReader, VideoWriter
@@ -19,7 +17,7 @@ from zoo.metrics.grounding import FrameTube
 from zoo.results.tube import Tube
 from zoo.viz.tube import COLOURS, draw_box, draw_progress
 
-__all__ = ["FORMATS", "check_free", "crop_video", "export_frames", "render", "save_picture", "save_tubes"]
+__all__ = ["FORMATS", "check_free", "crop_video", "export_frames", "render", "save_tubes"]
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv")
 FORMATS = ("json", "jsonl", "csv", "challenge", "mot")
@@ -68,7 +66,7 @@ def render(tubes: Sequence[Tube], out: Path, *, step: Callable[[], None] = lambd
                 for tube, colour in zip(good, colours, strict=True):
                     box = tube.box_at(frame.time)
                     if box is not None and tube.span:
-                        draw_box(pixels, box, f"{tube.query}  {tube.span.score:.2f}", colour)
+                        draw_box(pixels, box, f"{tube.span.score:.2f}  {tube.query}", colour)
                 draw_progress(pixels, min(1.0, frame.time / length), spans, colours)
                 writer.write(Frame(pixels, frame.time))
                 count += 1
@@ -122,24 +120,6 @@ def save_tubes(tubes: Sequence[Tube], out: Path, form: str | None = None) -> Non
     if chosen == "challenge" and len(found) > 1:
         raise UsageError("the challenge's form holds one sentence a video", hint="--format jsonl")
     write_whole(out, _TEXT[chosen](found).encode())
-
-
-def save_picture(draw: Callable[[], Image.Image], out: Path) -> None:
-    """Write a sheet as PNG, JPEG or what else its name says.
-
-    Raises:
-        UsageError: No such kind of picture.
-        InputError: There is nothing to draw, or it cannot be written.
-    """
-    if out.suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"{out}: no kind of picture", hint="call it .png or .jpg")
-    picture = draw()
-    try:
-        picture.save(out)
-    except OSError as error:
-        with suppress(OSError):
-            out.unlink(missing_ok=True)
-        raise InputError(f"{out} cannot be written: {error.strerror or error}", hint="check the folder") from None
 
 
 def export_frames(tubes: Sequence[Tube], folder: Path, form: str, *, force: bool = False) -> int:

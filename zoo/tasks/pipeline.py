@@ -14,6 +14,7 @@ from zoo.build import create_model, packed_parts
 from zoo.data.images import Encoded, Item, Source
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, IntegrityError, UsageError, ZooError
+from zoo.hub.checkpoint import class_names
 from zoo.hub.fetch import weights_path
 from zoo.layers.binary import BinaryConv2d
 from zoo.layers.inference import compile_blocks, optimize
@@ -202,6 +203,8 @@ def pipeline(
         from zoo.tasks.ground import ground_pipeline
 
         return cast(Any, ground_pipeline(name, checkpoint_path=checkpoint_path, device=device, dtype=dtype))
+    if card.task == what == "retrieve":
+        raise UsageError(f"{card.name} searches an index of videos, which is made first", hint="zoo retrieve --help")
     fits = what in ("classify", "embed") or what == card.task == "reid"
     if not fits or card.task == "filter" or (what == "classify" and card.task != "classify"):
         raise UsageError(f"{card.name} is made to {card.task}; it cannot {what}", hint=f"zoo list --task {what}")
@@ -211,7 +214,7 @@ def pipeline(
     return Pipeline(
         card,
         model,
-        _task(what, card, topk, probabilities, explain),
+        _task(what, card, checkpoint_path, topk, probabilities, explain),
         device=place,
         dtype=kind,
         batch_size=batch_size or (256 if place.type == "cuda" else 64),
@@ -241,13 +244,14 @@ def _taught(
     )
 
 
-def _task(what: str, card: Card, topk: int, probabilities: bool, explain: bool) -> Task[Any]:
+def _task(
+    what: str, card: Card, checkpoint_path: str | Path | None, topk: int, probabilities: bool, explain: bool
+) -> Task[Any]:
     if what == "classify":
-        from zoo.registry.labels import label_names
         from zoo.tasks.classify import Classify
 
         view = Preprocess(card.input) if explain else None
-        return Classify(label_names(card.labels) if card.labels else (), topk, probabilities, view)
+        return Classify(class_names(card, checkpoint_path), topk, probabilities, view)
     if card.task == "reid":
         from zoo.tasks.reid import Reid
 

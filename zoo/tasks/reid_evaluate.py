@@ -34,7 +34,6 @@ __all__ = ["PROTOCOLS", "Protocol", "evaluate_people"]
 PROTOCOLS = ("sysu", "regdb", "vcm", "market")
 TRIALS = {"sysu": 10, "regdb": 1, "vcm": 1, "market": 1}  # by default
 MOST_TRIALS = 10
-RERANK = 200  # candidates of a query
 
 Vectors = NDArray[np.float64]
 

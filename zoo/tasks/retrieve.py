@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.windows import Clip, clips_of_all
+from zoo.data.windows import Clip, Entry, batches_of_all
 from zoo.errors import InputError, ZooError
 from zoo.index.facts import Facts
 from zoo.index.gallery import Gallery
@@ -70,8 +70,8 @@ def index_videos(
         retriever: What encodes windows.
         window: Seconds of a window; infinity for whole videos.
         stride: Seconds from a window's start to the next one's.
-        batch: Windows that are encoded together; by default 16 on a GPU, and 4 elsewhere, where more gain nothing and
-            the network would wait for them.
+        batch: Windows that are encoded together at most; by default 16 on a GPU, and 4 elsewhere, where more gain
+            nothing.
         workers: Threads that decode while the network computes.
         update: Whether videos of the index that are no longer there leave it.
         address: A database in place of the folder, see `zoo.index.store`.
@@ -115,10 +115,10 @@ def index_videos(
         else:
             new.append((path, {"path": name, **told}))
     writer = _Writer(store, {name: [row for row, _ in rows] for name, rows in known.items()})
-    clips = clips_of_all([path for path, _ in new], retriever.input, retriever.frames, window, stride, workers)
-    for number, clip, vectors, times in _encoded(
-        clips, retriever, batch or (16 if retriever.device.type == "cuda" else 4)
-    ):
+    size = batch or (16 if retriever.device.type == "cuda" else 4)
+    files = [path for path, _ in new]
+    batches = batches_of_all(files, retriever.input, retriever.frames, window, stride, workers, size)
+    for number, clip, vectors, times in _encoded(batches, retriever):
         if clip is None:
             done.added += writer.finish(new[number][1]["path"])
             report()
@@ -179,25 +179,16 @@ def peaks(masks: Tensor, clips: Sequence[Clip]) -> list[list[float]]:
 
 
 def _encoded(
-    clips: Iterator[tuple[int, Clip | ZooError | None]], retriever: Retriever, batch: int
+    batches: Iterator[list[Entry]], retriever: Retriever
 ) -> Iterator[tuple[int, Clip | ZooError | None, Any, list[float]]]:
-    """Clips with their vectors and peaks, errors and ends of videos as they come; batches reach over videos."""
-    waiting: list[tuple[int, Clip | ZooError | None]] = []
-
-    def flush() -> Iterator[tuple[int, Clip | ZooError | None, Any, list[float]]]:
-        own = [clip for _, clip in waiting if isinstance(clip, Clip)]
+    """Clips with their vectors and peaks, errors and ends of videos as they come."""
+    for batch in batches:
+        own = [clip for _, clip in batch if isinstance(clip, Clip)]
         found = retriever.clips(*clip_tensors(own)) if own else None
         at = iter(zip(found.vectors, peaks(found.masks, own), strict=True)) if found else iter(())
-        for number, clip in waiting:
+        for number, clip in batch:
             vectors, times = next(at) if isinstance(clip, Clip) else (None, [])
             yield number, clip, vectors, times
-        waiting.clear()
-
-    for number, clip in clips:
-        waiting.append((number, clip))
-        if sum(isinstance(entry, Clip) for _, entry in waiting) >= batch:
-            yield from flush()
-    yield from flush()
 
 
 class _Writer:

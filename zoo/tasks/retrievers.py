@@ -272,4 +272,5 @@ def _class_names(
     tokens = encode(texts)
     parts = zip(*(torch.split(part.to(device), PARTS) for part in (tokens.ids, tokens.mask)), strict=True)
     names = torch.cat([read(ids, mask) for ids, mask in parts])
-    return Conse(classifier, names, (7, 7)).to(device).eval().requires_grad_(False)
+    network = Conse(classifier, names, (7, 7)).eval().requires_grad_(False)
+    return network.to(memory_format=torch.channels_last).to(device)  # the faster one for convolutions, on a CPU as well

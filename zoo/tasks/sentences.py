@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from zoo.data.tokens import tokenizer
-from zoo.errors import InputError, UsageError, WeightsUnavailable
+from zoo.errors import InputError, WeightsUnavailable, one_line
+from zoo.extras import need
 from zoo.hub.remote import fetch_file
 from zoo.models.stvgformer import STVGFormer
 from zoo.models.stvgformer_encoders import Words, read_words
@@ -46,14 +47,13 @@ def sentence_reader(model: STVGFormer, file: Path | None = None) -> Reader:
 
 
 def _roberta(path: Path) -> Reader:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise UsageError("this text encoder needs tokenizers", hint="pip install 'zoo[text]'") from None
+    need("text", "this text encoder")
+    from tokenizers import Tokenizer
+
     try:
         encoder = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise InputError(f"{path} is no tokenizer: {' '.join(str(error).split())[:120]}", hint=_where()) from None
+        raise InputError(f"{path} is no tokenizer: {one_line(error)}", hint=_where()) from None
     encoder.enable_truncation(LONGEST["roberta-base"])
     encoder.enable_padding(pad_id=encoder.token_to_id("<pad>") or 1, pad_token="<pad>")
 

@@ -22,13 +22,14 @@ from zoo.build import compare
 from zoo.data.exemplars import Memory
 from zoo.data.images import read_picture
 from zoo.data.transforms import Preprocess
-from zoo.errors import IntegrityError, UsageError
+from zoo.errors import IntegrityError, UsageError, one_line
 from zoo.hub.checkpoint import Contents, read_contents, write_whole
-from zoo.hub.fetch import sha256_of
+from zoo.hub.fetch import sha256_of, weights_path
 from zoo.models.acl import ACL, Choice
 from zoo.models.distilled import Distilled
 from zoo.models.extractors import lite0_extractor
 from zoo.registry.card import Input
+from zoo.registry.names import resolve
 from zoo.tasks.extractor import open_extractor, without_weights
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "described",
     "new_network",
     "read_taught",
+    "taught_file",
 ]
 
 FORMAT = "taught-v1"
@@ -191,7 +193,7 @@ class Taught:
         if kept is None:
             raise UsageError(
                 "this model keeps no pictures of its classes, so it cannot learn more without forgetting them",
-                hint="teach the file it was made from, or leave --no-memory out when a model is first taught",
+                hint="zoo teach MODEL.zoo --remember FOLDER gives it pictures of its classes",
             )
         rows = torch.split(torch.arange(len(self.pictures)), list(kept.counts)) if kept.counts else ()
         memory = Memory(kept.limit, kept.is_per_class)
@@ -266,6 +268,19 @@ class Taught:
         return replace(self, sha256=sha256_of(path))
 
 
+def taught_file(name: str) -> Path | None:
+    """The file of a taught model, by its path or by a checkpoint's name; None of another model.
+
+    Raises:
+        UnknownName: It is neither.
+        WeightsUnavailable, IntegrityError: As `weights_path`.
+    """
+    if name.endswith(".zoo"):
+        return Path(name)
+    card = resolve(name)
+    return weights_path(card) if card.task == "teach" else None
+
+
 def read_taught(path: Path) -> Taught:
     """A taught model from its file, which is not trusted.
 
@@ -294,8 +309,9 @@ def read_taught(path: Path) -> Taught:
 def described(path: Path, taught: Taught) -> dict[str, Any]:
     """What a file holds, as plain JSON types: summary, method, extractor and so on as text, tasks as tables."""
     facts, kept = taught.facts, taught.facts.memory
-    count = sum(value.numel() for value in taught.network.parameters())
-    own = sum(value.numel() for key, value in taught.network.named_parameters() if not key.startswith(EXTRACTOR))
+    numbers = {key: value.numel() for key, value in taught.network.named_parameters()}
+    below = sum(count for key, count in numbers.items() if key.startswith(EXTRACTOR))
+    own = sum(count for key, count in numbers.items() if not key.startswith((EXTRACTOR, "past.")))
     threshold = facts.tasks[-1].threshold
     used = sum(len(rows) for rows in taught.memory.rows) if kept else 0
     return {
@@ -303,7 +319,7 @@ def described(path: Path, taught: Taught) -> dict[str, Any]:
         "method": facts.method,
         "extractor": f"{facts.base.name}, {'by its sha256' if facts.base.sha256 else 'in the file'}",
         "input": f"{facts.input.size[2]}x{facts.input.size[1]} pixels, {facts.input.interpolation}",
-        "parameters": f"{own:,} in {len(facts.tasks)} tasks and {count - own:,} in the extractor",
+        "parameters": f"{own:,} of its tasks, {below:,} of the extractor",
         "memory": f"{used} pictures of at most {kept.limit}" if kept else "none: it can answer, not learn more",
         "unknown": f"scores below {threshold:.3f}" if threshold is not None else "cannot be told before a second task",
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
@@ -393,8 +409,7 @@ def _network(path: Path, facts: Facts, contents: Contents) -> nn.Module:
     try:
         return new_network(facts, backbone)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise IntegrityError(f"{path} cannot be built: {reason}", hint="get the file again") from None
+        raise IntegrityError(f"{path} cannot be built: {one_line(error)}", hint="get the file again") from None
 
 
 def _pictures(path: Path, facts: Facts, content: Tensor | None, lengths: Tensor | None) -> tuple[bytes, ...]:

@@ -15,6 +15,7 @@ from zoo.data.sources import Samples, open_data
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, UsageError, ZooError
 from zoo.metrics import continual
+from zoo.metrics.imbalance import class_recall, confusion
 from zoo.models.acl import Choice
 from zoo.registry.card import Card, Weights
 from zoo.results.classification import Classification, Told
@@ -24,9 +25,9 @@ from zoo.tasks.device import pick_device
 from zoo.tasks.pipeline import Pipeline
 from zoo.tasks.taught import Facts, Taught, read_taught
 
-__all__ = ["answers", "cropped", "evaluate_taught", "taught_pipeline"]
+__all__ = ["answers", "cropped", "evaluate_taught", "over_chunks", "taught_pipeline"]
 
-CHUNK = 64  # pictures computed at once
+CHUNK = 16  # pictures computed at once
 
 T = TypeVar("T")
 
@@ -142,7 +143,6 @@ def cropped(
     """Every picture that can be read, cropped: (N, H, W, C) uint8, (N,) labels, and what is wrong with the rest."""
     channels, height, width = preprocess.input.size
     images = torch.empty((len(samples), height, width, channels), dtype=torch.uint8)
-
     good: list[int] = []
     failed: list[ZooError] = []
     for i in range(len(samples)):
@@ -157,11 +157,11 @@ def cropped(
 
 def answers(taught: Taught, images: Tensor, device: torch.device) -> Choice:
     """Answers to (N, H, W, C) uint8 pictures."""
-    found = _over_chunks(taught.learner.choose, taught, images, device)
+    found = over_chunks(taught.learner.choose, taught, images, device)
     return Choice(*(torch.cat(values) for values in zip(*found, strict=True)))
 
 
-def _over_chunks(function: Callable[[Tensor], T], taught: Taught, images: Tensor, device: torch.device) -> list[T]:
+def over_chunks(function: Callable[[Tensor], T], taught: Taught, images: Tensor, device: torch.device) -> list[T]:
     """What a function gives for pictures, a few at a time, without gradients."""
     taught.network.to(device).eval()  # outside inference mode: weights moved within could not be trained any more
     normalise = Preprocess(taught.facts.input).normalise
@@ -222,7 +222,7 @@ def _matrix(
     known = truth >= 0
     task = torch.searchsorted(ends, truth.clamp(min=0), right=True)
     matrix, overall, recall = np.full((count, count), np.nan), np.full(count, np.nan), np.full(count, np.nan)
-    chunks = _over_chunks(taught.learner.over_time, taught, images, device)
+    chunks = over_chunks(taught.learner.over_time, taught, images, device)
     for j, parts in enumerate(zip(*chunks, strict=True)):
         known_parts = [part for part in parts if part is not None]
         if not known_parts:  # this method does not keep what it was
@@ -247,8 +247,12 @@ def _matrix(
     if not known.all():
         told = continual.open_set(choice.scores, known).to_dict()
         figures |= {f"unknown_{key}": value for key, value in told.items()}
-
-    task_known = float((choice.tasks == task)[known].double().mean())
+    own = torch.searchsorted(ends, torch.arange(len(taught.facts.classes)), right=True) == task[:, None]
+    within = choice.probabilities.where(own, -1).argmax(1)  # the best of the classes of the picture's own task
+    figures |= {
+        "task_told_right": float((choice.tasks == task)[known].double().mean()),
+        "accuracy_within_task": continual.accuracy(truth[known], within[known]),
+    }
     return TaskMatrix(
         model,
         dataset,
@@ -258,7 +262,8 @@ def _matrix(
         matrix,
         overall,
         recall,
-        figures | {"task_told_right": task_known},
+        class_recall(confusion(truth[known], choice.classes[known], len(taught.facts.classes))),
+        figures,
         tuple(failed),
     )
 

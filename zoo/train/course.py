@@ -111,8 +111,10 @@ class PictureCourse:
         self.bad: dict[str, None] = {}
         self.steps = len(pictures) // count
         if self.steps == 0:
+            aside = f", besides the {len(held_out)} of data.held_out," if len(held_out) else ""
             raise UsageError(
-                f"{len(pictures)} pictures are fewer than a batch of {count}", hint="lower schedule.batch_size"
+                f"{len(pictures)} pictures{aside} are fewer than a batch of {count}",
+                hint=f"lower {'data.held_out or ' if aside else ''}schedule.batch_size, as in schedule.batch_size=8",
             )
         self.learnt = Learnt(pictures, recipe, self.input, place.rank, place.world)
         workers = place.workers

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from zoo.data.datasets import Pictures, augment
 from zoo.data.sources import Samples, array_samples
 from zoo.data.transforms import Preprocess
-from zoo.errors import InputError, ZooError
+from zoo.errors import InputError, ZooError, one_line
 from zoo.registry.card import Input
 from zoo.tasks.decode import leave_interrupts
 from zoo.train.recipe import Augment, Recipe
@@ -233,7 +233,7 @@ class Feed(Generic[T]):
             if "DataLoader worker (pid" not in str(error) and (not handed_over or str(error).startswith("Caught")):
                 raise
             raise ZooError(
-                f"a process that prepares pictures died: {' '.join(str(error).split())[:200]}",
+                f"a process that prepares pictures died: {one_line(error)}",
                 hint="memory may be short: --workers 1, or 0; the same command goes on from the last checkpoint",
             ) from None
 

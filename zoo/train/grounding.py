@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from zoo.data.zooclips_ground import SPLITS, Clip, absent_sentence, film_scene, plan_scene
 from zoo.errors import UsageError
+from zoo.layers.wrapped import unwrapped
 from zoo.models.stvgformer import Grounding, STVGFormer
 from zoo.models.stvgformer_encoders import read_words
 from zoo.tasks.ground_score import by_kind, score_scenes
 from zoo.train.course import Place
 from zoo.train.recipe import Recipe
 
-__all__ = ["Films", "GroundingMethod", "SceneCourse"]
+__all__ = ["NAME", "Films", "GroundingMethod", "SceneCourse"]
 
 NAME = "zooclips_ground"
 ORDER, STILLS, ABSENT = 20, 21, 22  # streams of chance beside the seed's own
@@ -144,7 +145,7 @@ class SceneCourse:
 
     def loss(self, model: nn.Module, part: Films) -> Tensor:
         films = part.to(self.place.device)
-        words = read_words(part.sentences, STVGFormer.of(model).vocabulary).to(self.place.device)
+        words = read_words(part.sentences, unwrapped(model, STVGFormer).vocabulary).to(self.place.device)
         return self.method.grounding_loss(model(films.frames, words, static_only=films.frames.shape[1] == 1), films)
 
     def measure(self, model: nn.Module) -> dict[str, float]:

@@ -22,6 +22,7 @@ from zoo.data.balance import (
 from zoo.data.datasets import Pictures
 from zoo.data.sources import Samples, aligned, open_data
 from zoo.errors import InputError, UsageError
+from zoo.layers.wrapped import unwrapped
 from zoo.losses.metric import CentreTriplet
 from zoo.metrics.imbalance import ImbalanceScores, imbalance_scores
 from zoo.tasks.decode import spare_cores
@@ -241,22 +242,22 @@ class ImbalanceCourse:
 
     def loss(self, model: nn.Module, part: tuple[Tensor, Tensor, Tensor, Tensor, bool]) -> Tensor:
         met, labels, compared, theirs, opens = part
-        whole = _whole(model)
+        whole = unwrapped(model, Representation)
         metric = whole.metric
         if opens and isinstance(metric, CentreTriplet):
             known = self.known(whole, "learnt", views=1)
             with torch.no_grad():
                 metric.refresh(whole.embed(known.features[0]), known.labels)
             model.train()
-        extra = torch.zeros((), device=self.place.device)
-        if len(compared):  # before the others, so that the norms' running figures end with the natural batch
-            features, _ = model(self._seen(whole, compared))
-            extra = self._metric(whole, features, theirs)
-        features, logits = model(self._seen(whole, met))
-        if metric is not None and not len(compared):
-            extra = self._metric(whole, features, labels)
+        # in one pass: what the norms keep for answering is then what both losses were computed with
+        features, logits = model(self._seen(whole, torch.cat([met, compared])))
+        count = len(met)
+        extra = features.new_zeros(())
+        if metric is not None:
+            extra = self._metric(whole, *((features[count:], theirs) if len(compared) else (features, labels)))
         counts, epochs = self.counts.to(logits.device), self.recipe.schedule.epochs
-        own = self.method.criterion_of(logits.float(), labels.to(logits.device), counts, self.epoch, epochs)
+        truth = labels.to(logits.device)
+        own = self.method.criterion_of(logits[:count].float(), truth, counts, self.epoch, epochs)
         return own + self.method.share * extra
 
     def _metric(self, whole: Representation, features: Tensor, labels: Tensor) -> Tensor:
@@ -278,7 +279,7 @@ class ImbalanceCourse:
     def measure(self, model: nn.Module) -> dict[str, float]:
         if not self.main:
             return {}
-        scores = self.scores(_whole(model), "held_out").to_dict()
+        scores = self.scores(unwrapped(model, Representation), "held_out").to_dict()
         wanted = ("mcr", "macro_f1", "rare_recall", "accuracy")
         return {f"held_out_{name}": 100 * value for name in wanted if isinstance(value := scores[name], float)}
 
@@ -373,13 +374,6 @@ class ImbalanceCourse:
 
 
 _MAPS: dict[tuple[Any, ...], Tensor] = {}  # runs of one study share them; the trunk never changes
-
-
-def _whole(model: nn.Module) -> Representation:
-    """The representation inside what the loop calls: bare, compiled or distributed."""
-    while not isinstance(model, Representation):
-        model = getattr(model, "_orig_mod", None) or model.module  # type: ignore[assignment]
-    return model
 
 
 def _turned(images: Tensor, view: tuple[bool, bool]) -> Tensor:

@@ -5,9 +5,8 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -18,15 +17,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from zoo.errors import UsageError, ZooError
+from zoo.extras import need
 from zoo.hub.checkpoint import facts_for, write_whole
-from zoo.registry.names import resolve
+from zoo.interop.timm_names import architecture_of
 from zoo.train import folder
 from zoo.train.average import Average
 from zoo.train.checkpoint import load_run, save_run, whole_state
 from zoo.train.course import Place
 from zoo.train.feed import STEP, seed_everything
 from zoo.train.methods import Method, new_method
-from zoo.train.networks import TIMM, new_network
+from zoo.train.networks import new_network
 from zoo.train.recipe import Optimizer, Recipe
 from zoo.train.schedule import learning_rate
 
@@ -153,7 +153,7 @@ def train(
             accelerator.set_trigger()
         return accelerator.check_trigger()  # all leave at the same step, whichever was asked
 
-    with _signals(stopped):
+    with _signals(stopped), closing(events) if events else nullcontext():
         for epoch in range(first_epoch, schedule.epochs):
             started, seen, losses = time.monotonic(), 0, []
             method.start_epoch(bare, epoch, schedule.epochs)
@@ -226,8 +226,6 @@ def train(
                 raise KeyboardInterrupt
 
     finished = publish("model.safetensors", metrics=_last(out / "metrics.jsonl", course.main) if is_main else {})
-    if events:
-        events.close()
     accelerator.wait_for_everyone()
     return finished
 
@@ -235,8 +233,7 @@ def train(
 def _accelerator(recipe: Recipe, device: str) -> Any:
     if device not in ("auto", "cpu"):
         raise UsageError(f"training takes auto or cpu, not {device}", hint="CUDA_VISIBLE_DEVICES chooses among GPUs")
-    if lacking := [library for library in ("accelerate", "torchmetrics") if not find_spec(library)]:
-        raise UsageError(f"training needs {' and '.join(lacking)}", hint="pip install 'zoo[train]'")
+    need("train", "training")
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -291,16 +288,13 @@ def _write_model(
     tensors, layout = method.export(network)
     if recipe.weights == "float16":  # what is multiplied; a norm's statistics may leave the range of 16 bits
         tensors = {key: x.half() if x.is_floating_point() and x.ndim > 1 else x for key, x in tensors.items()}
-    timms = recipe.model.startswith(TIMM)
-    name = recipe.model.removeprefix(TIMM) if timms else resolve(recipe.model).architecture
-    write_whole(path, save(tensors, facts_for(name, builder_args, layout, **facts)))
+    write_whole(path, save(tensors, facts_for(architecture_of(recipe.model), builder_args, layout, **facts)))
 
 
 def _events(out: Path, epoch: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UsageError("--tensorboard needs tensorboard", hint="pip install 'zoo[tensorboard]'") from None
+    need("tensorboard", "--tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(out), purge_step=epoch + 1)
 
 

@@ -9,15 +9,14 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.data.transforms import standardise
-from zoo.errors import UnknownName, UsageError
+from zoo.errors import UsageError
+from zoo.interop.timm_names import is_timms, timm_input, timm_network
 from zoo.registry.card import Input
 from zoo.registry.names import resolve
 from zoo.train.methods import Method
 from zoo.train.recipe import Distill, Recipe
 
 __all__ = ["Teacher", "input_of", "new_network", "normalise"]
-
-TIMM = "timm:"
 
 
 def new_network(recipe: Recipe, args: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
@@ -44,16 +43,7 @@ def new_network(recipe: Recipe, args: dict[str, Any]) -> tuple[nn.Module, dict[s
 
 def input_of(model: str) -> Input:
     """Preprocessing of a network of ours or of timm's."""
-    if not model.startswith(TIMM):
-        return resolve(model).input
-    cfg = _timm_cfg(model.removeprefix(TIMM))
-    return Input(
-        size=tuple(cfg.input_size),
-        mean=tuple(cfg.mean),
-        std=tuple(cfg.std),
-        interpolation=cfg.interpolation or "bicubic",
-        crop_pct=cfg.crop_pct or 0.875,
-    )
+    return timm_input(model) if is_timms(model) else resolve(model).input
 
 
 def normalise(images: Tensor, input: Input, channels_last: bool) -> Tensor:
@@ -125,12 +115,13 @@ class Teacher:
 def _build(model: str, weights: str, args: dict[str, Any]) -> nn.Module:
     """A network of ours or of timm's; `weights` is empty, "pretrained", a file or a checkpoint of ours."""
     try:
-        if model.startswith(TIMM):
-            return _build_timm(model.removeprefix(TIMM), weights, args)
+        file = Path(weights) if weights.endswith(".safetensors") else None
+        if is_timms(model):
+            return timm_network(model, pretrained=bool(weights), checkpoint_path=file, **args)
         if not weights or weights == "pretrained":
             return zoo.create_model(model, pretrained=bool(weights), **args)
-        if weights.endswith(".safetensors"):
-            return zoo.create_model(model, checkpoint_path=Path(weights), **args)
+        if file:
+            return zoo.create_model(model, checkpoint_path=file, **args)
         if resolve(weights).architecture != resolve(model).architecture:
             raise UsageError(
                 f"{weights} is another network than {model}", hint="init names a checkpoint of the same one"
@@ -138,21 +129,3 @@ def _build(model: str, weights: str, args: dict[str, Any]) -> nn.Module:
         return zoo.create_model(weights, pretrained=True, **args)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{model} with {args}: {error}", hint="mend model_args") from None
-
-
-def _build_timm(name: str, weights: str, args: dict[str, Any]) -> nn.Module:
-    import timm
-
-    _timm_cfg(name)
-    overlay = {"file": weights} if weights.endswith(".safetensors") else None
-    return timm.create_model(name, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **args)
-
-
-def _timm_cfg(name: str) -> Any:
-    import timm
-
-    cfg = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
-    if cfg is None:
-        near = timm.list_models(f"*{name.partition('.')[0][:6]}*")[:3]
-        raise UnknownName(f"timm has no model {name!r}", hint=f"perhaps {', '.join(near) or 'see timm.list_models()'}")
-    return cfg

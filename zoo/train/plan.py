@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from zoo.data.sources import Samples
 from zoo.errors import InputError
+from zoo.interop.timm_names import is_timms
 from zoo.registry.names import resolve
 from zoo.train.course import PictureCourse, Place
-from zoo.train.methods import new_method
-from zoo.train.networks import TIMM, input_of, new_network
+from zoo.train.methods import Method, new_method
+from zoo.train.networks import input_of, new_network
 from zoo.train.recipe import Recipe
 
 __all__ = ["plan"]
@@ -25,8 +26,9 @@ MOMENTS = {"sgd": 1, "lion": 1}  # tensors that an optimizer keeps beside each w
 def plan(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
     """The resolved recipe and, for one process, parameters, steps and bytes of memory.
 
-    Examples and steps are None where the data is not there. Activations are those of one real forward pass, of
-    two pictures scaled to the batch where it is pictures; what libraries take for themselves is left out.
+    Examples and steps are None where the data is not there, and so are activations unless it would be pictures; the
+    total is without them then. Activations are those of one real forward pass, of two pictures scaled to the batch
+    where it is pictures; what libraries take for themselves is left out.
 
     Args:
         recipe: What would be done.
@@ -47,7 +49,8 @@ def plan(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
     network = method.prepare(network)
     weights = sum(parameter.nbytes for parameter in network.parameters())
     schedule = recipe.schedule
-    if course is None or isinstance(course, PictureCourse):
+    held, activations = 0, None
+    if isinstance(course, PictureCourse) or (course is None and type(method).course is Method.course):
         learnt = course.learnt if course else None
         input = input_of(recipe.model)
         side = learnt.side if learnt else recipe.data.size or input.size[1]
@@ -55,10 +58,10 @@ def plan(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
         pair = torch.rand(2, input.size[0], side, side)  # batch norm needs two
         one = _kept(network, lambda: network(pair), recipe.precision) // 2
         activations = one * (schedule.batch_size // schedule.accumulate)
-    else:
+    elif course:
         course.begin()
         part = next(course.batches(0, 0)).parts(schedule.accumulate)[0]
-        held, activations = 0, _kept(network, lambda: course.loss(network, part), recipe.precision)
+        activations = _kept(network, lambda: course.loss(network, part), recipe.precision)
     memory = {
         "weights": weights,
         "gradients": weights,
@@ -74,13 +77,13 @@ def plan(recipe: Recipe, data: Path | None = None) -> dict[str, Any]:
         "examples": course.steps * schedule.batch_size if course else None,
         "steps_per_epoch": course.steps if course else None,
         "steps": course.steps * schedule.epochs if course else None,
-        "memory_bytes": {**memory, "total": sum(memory.values())},
+        "memory_bytes": {**memory, "total": sum(size for size in memory.values() if size)},
     }
 
 
 def _assumed(recipe: Recipe) -> dict[str, Any]:
     """What the data would say of the network, as far as the recipe or the card knows."""
-    card_args = {"num_classes": 1000} if recipe.model.startswith(TIMM) else resolve(recipe.model).builder_args
+    card_args = {"num_classes": 1000} if is_timms(recipe.model) else resolve(recipe.model).builder_args
     known = card_args | recipe.model_args
     return {"num_classes": known["num_classes"]} if "num_classes" in known else {}
 

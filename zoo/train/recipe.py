@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from zoo.data.texts import read_text
 from zoo.errors import UnknownName, UsageError
 
 __all__ = ["Augment", "Data", "Distill", "Optimizer", "Recipe", "Schedule", "headline", "load_recipe", "recipe_names"]
@@ -131,7 +132,7 @@ class Schedule(_Part, frozen=True):
         epochs: Passes over the data.
         batch_size: Pictures a step, over all processes and accumulated parts.
         accumulate: Parts that a batch is split into.
-        warmup: Epochs of growing learning rate.
+        warmup: Epochs of growing learning rate, or a part of one; whole ones for "epoch_cosine".
         shape: "cosine" and "linear" fall step by step; "step" falls by `step_rate` at each of `step_epochs`; "constant"
             stays; "epoch_cosine" is the ReSTE paper's, constant within an epoch.
         min_lr: Where the cosine and the line end.
@@ -144,7 +145,7 @@ class Schedule(_Part, frozen=True):
     epochs: Positive
     batch_size: Positive = 128
     accumulate: Positive = 1
-    warmup: Count = 0
+    warmup: Amount = 0
     shape: Literal["cosine", "linear", "step", "constant", "epoch_cosine"] = "cosine"
     min_lr: Amount = 0.0
     step_epochs: tuple[Positive, ...] = ()
@@ -256,10 +257,10 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     if not path.is_file():
         near = difflib.get_close_matches(name, recipe_names(), 3, 0)
         raise UnknownName(f"no recipe {name!r}", hint=f"nearest: {', '.join(near)}; or give a path to a TOML file")
+    text = read_text(path, "a recipe is a TOML file", UsageError)
     try:
-        text = path.read_text(encoding="utf-8")
         fields = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path.name}: {error}", hint="mend the TOML") from None
     for override in overrides:
         _override(fields, override)
@@ -284,7 +285,7 @@ def _override(fields: dict[str, Any], override: str) -> None:
             raise UsageError(
                 f"{key}: {table} is no table", hint="zoo train --dry-run RECIPE prints the recipe's tables"
             )
-    if isinstance(fields.get(last), dict) and not isinstance(parsed, dict):
+    if isinstance(fields.get(last), dict) and not isinstance(parsed, dict) and f"{key}.name" in _types():
         fields, last = fields[last], "name"  # data=DIR and optimizer=adamw say what they mean
     fields[last] = parsed
 

@@ -16,6 +16,7 @@ from zoo.data.captions import protocol
 from zoo.data.clip_sources import ClipSource, VideoClips, open_clips
 from zoo.data.tokens import Tokenizer, tokenizer
 from zoo.errors import InputError, UsageError
+from zoo.layers.wrapped import unwrapped
 from zoo.models.tmvm import TMVM, Compared
 from zoo.registry.names import resolve
 from zoo.tasks.decode import spare_cores
@@ -117,13 +118,13 @@ class ClipCourse:
 
     def loss(self, model: nn.Module, part: ClipBatch) -> Tensor:
         video, seen, ids, mask = (field.to(self.place.device, non_blocking=True) for field in part[:4])
-        bare = cast(TMVM, getattr(model, "module", model))
+        bare = unwrapped(model, TMVM)
         found = model(self._normalised(video), ids, mask, None if bool(seen.all()) else seen)
         return self.method.retrieval_loss(found, bare.scale)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}
-        bare = cast(TMVM, getattr(model, "module", model))
+        bare = unwrapped(model, TMVM)
         was_training = bare.training
         bare.eval()
         for name, exam in self.exams.items():

@@ -19,7 +19,7 @@ def learning_rate(schedule: Schedule, highest: float, epoch: int, done: float = 
         done: Share of the current epoch that is finished, in [0, 1).
     """
     if schedule.shape == "epoch_cosine":
-        return _epoch_cosine(schedule.epochs, schedule.warmup, highest, epoch)
+        return _epoch_cosine(schedule.epochs, int(schedule.warmup), highest, epoch)
     now = epoch + done
     if now < schedule.warmup:
         return highest * now / schedule.warmup

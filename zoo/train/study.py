@@ -20,13 +20,13 @@ from torch import Tensor
 
 from zoo.data.balance import class_counts
 from zoo.hub.checkpoint import facts_for, write_whole
+from zoo.interop.timm_names import architecture_of
 from zoo.metrics.imbalance import ImbalanceScores, imbalance_scores
-from zoo.registry.names import resolve
 from zoo.train import folder
 from zoo.train.course import Place
 from zoo.train.imbalance import ImbalanceCourse, divide
 from zoo.train.methods import new_method
-from zoo.train.networks import TIMM, new_network
+from zoo.train.networks import new_network
 from zoo.train.rebalance import Head, Known, Retraining, second_stage
 from zoo.train.recipe import Recipe
 from zoo.train.representation import Representation, head_name, linear_head
@@ -177,8 +177,7 @@ def _measured(recipe: Recipe, rows: Sequence[str], file: Path, place: Place) -> 
         chosen_by = _scores(whole, head, held_out, course.counts).mcr if len(held_out.labels) else 0.0
         found.append((row, {**figures, "held_out_mcr": chosen_by, "note": head.note if head else ""}))
         facts = {**course.facts, "stage": 2 if second else 1, "row": row, "recipe": json.loads(recipe.to_json())}
-        name = recipe.model.removeprefix(TIMM) if recipe.model.startswith(TIMM) else resolve(recipe.model).architecture
-        content = save(_state(method, whole, head), facts_for(name, builder_args, **facts))
+        content = save(_state(method, whole, head), facts_for(architecture_of(recipe.model), builder_args, **facts))
         write_whole(file.with_name(f"{row}.safetensors"), content)
     return found
 

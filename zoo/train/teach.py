@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.exemplars import Memory
+from zoo.data.exemplars import Memory, herding
 from zoo.data.sources import Samples, open_data
 from zoo.data.transforms import Preprocess
 from zoo.errors import InputError, UsageError, ZooError
 from zoo.metrics.continual import accuracy
+from zoo.registry.card import Input
 from zoo.results.lesson import Lesson, TaskRow
 from zoo.tasks.device import pick_device
 from zoo.tasks.extractor import open_extractor
 from zoo.tasks.taught import Base, Facts, Kept, TaskFacts, Taught, new_network, read_taught
-from zoo.tasks.teachable import answers, cropped
+from zoo.tasks.teachable import answers, cropped, over_chunks
 from zoo.train.learners import NewTask, Settings, check, new_learner
 
-__all__ = ["DEFAULT_EXTRACTOR", "MEMORY", "Start", "Teaching", "prepare", "teach"]
+__all__ = ["DEFAULT_EXTRACTOR", "MEMORY", "Start", "Teaching", "prepare", "remember", "teach"]
 
 DEFAULT_EXTRACTOR = "lite0_extractor"
 MEMORY = 200
@@ -159,13 +160,12 @@ def prepare(
     else:
         learned = _learned(labels, val, settings.seed)
         measured, measured_on = _held_out(taught, images[~learned], labels[~learned], val)
-    kept, kept_labels = memory.labelled()
-    kept_images = [torch.from_numpy(taught.picture(int(row)).copy()) for row in kept]
+    kept, kept_labels = _recalled(taught)
     task = NewTask(
         images[learned],
         labels[learned],
         len(samples.names),
-        torch.stack(kept_images) if kept_images else images[:0],
+        kept,
         kept_labels,
         memory.quota(max(1, len(facts.classes))),
         facts.input,
@@ -217,6 +217,42 @@ def teach(teaching: Teaching, out: Path | None = None, *, keeps_memory: bool = T
     return Lesson(str(out or teaching.path), rows, teaching.failed, time.monotonic() - started)
 
 
+def remember(
+    taught: Taught, folder: Path, limit: int | None = None, *, device: str = "auto"
+) -> tuple[Taught, tuple[ZooError, ...]]:
+    """The model with more pictures of its classes to choose from for the next lesson; until then it answers as before.
+
+    Args:
+        taught: The model, with or without a memory.
+        folder: One folder of pictures a class; those of other classes are passed over.
+        limit: Pictures kept in all, chosen by herding from these and those that are kept; by default as many as before.
+        device: "auto" or a torch device.
+
+    Returns:
+        The model, and what is wrong with pictures that could not be used.
+
+    Raises:
+        UsageError: None of its classes is there, or the limit is smaller than their number.
+        InputError: The folder is not there, or a class has no picture that opens, here or kept.
+    """
+    facts, count = taught.facts, len(taught.facts.classes)
+    limit = limit or (facts.memory.limit if facts.memory else MEMORY)
+    if limit < count:
+        raise UsageError(f"a memory of {limit} pictures has no room for {count} classes", hint="a larger --memory")
+    images, labels, failed = _of_classes(folder, facts.input, facts.classes)
+    if facts.memory:
+        kept, kept_labels = _recalled(taught)
+        images, labels = _distinct(torch.cat([kept, images]), torch.cat([kept_labels, labels]))
+    counts = torch.bincount(labels, minlength=count).tolist()
+    absent = [name for name, there in zip(facts.classes, counts, strict=True) if not there]
+    if absent:
+        bad = f"; {len(failed)} did not open, such as {failed[0].message}" if failed else ""
+        raise InputError(f"{folder} has no picture of {', '.join(absent[:5])}{bad}", hint="one of every class at least")
+    found = _herded(taught, images, labels, count, limit // count, pick_device(device))
+    memory, pictures = _as_kept(Kept(limit=limit), found)
+    return replace(taught, facts=msgspec.structs.replace(facts, memory=memory), pictures=pictures), failed
+
+
 def _new(start: Start, seed: int) -> Taught:
     """A model that was taught nothing."""
     learner = new_learner(start.method)
@@ -252,7 +288,7 @@ def _refuse_classes(facts: Facts, names: tuple[str, ...], path: Path) -> None:
     if known:
         raise UsageError(
             f"{path} knows {', '.join(known[:5])} already",
-            hint="take those folders away, or --undo the task that has them and teach it again with all pictures",
+            hint=f"leave those folders out; zoo teach {path} --remember FOLDER keeps their pictures for later lessons",
         )
     if not facts.tasks and len(names) == 1:
         raise UsageError(
@@ -283,49 +319,82 @@ def _learned(labels: Tensor, share: float, seed: int) -> Tensor:
 
 def _held_out(taught: Taught, images: Tensor, labels: Tensor, share: float) -> tuple[tuple[Tensor, Tensor], str]:
     """What was held out of the new pictures, and of old tasks what is kept."""
-    rows, kept_labels = taught.memory.labelled()
-    kept = [torch.from_numpy(taught.picture(int(row)).copy()) for row in rows]
+    kept, kept_labels = _recalled(taught)
     said = f"{100 * share:g}% of the new pictures, held out"
-    if kept:
+    if len(kept):
         said += "; old classes by their kept pictures, which the heads learn from"
-    return (torch.cat([images, *(picture[None] for picture in kept)]), torch.cat([labels, kept_labels])), said
+    return (torch.cat([images, kept]), torch.cat([labels, kept_labels])), said
+
+
+def _recalled(taught: Taught) -> tuple[Tensor, Tensor]:
+    """(M, H, W, C) kept pictures that are in use, and (M,) their classes."""
+    rows, labels = taught.memory.labelled()
+    channels, height, width = taught.facts.input.size
+    images = torch.empty((len(rows), height, width, channels), dtype=torch.uint8)
+    for at, row in enumerate(rows.tolist()):
+        images[at] = torch.from_numpy(taught.picture(row).copy())
+    return images, labels
 
 
 def _val_folder(folder: Path, facts: Facts, new: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Pictures of old and new classes to measure on; classes still to come are passed over.
+    """Pictures of old and new classes to measure on; classes still to come are passed over."""
+    images, labels, _ = _of_classes(folder, facts.input, (*facts.classes, *new))
+    return images, labels
+
+
+def _of_classes(folder: Path, input: Input, names: tuple[str, ...]) -> tuple[Tensor, Tensor, tuple[ZooError, ...]]:
+    """Pictures of these classes, by their place in `names`, and what is wrong with bad ones; others are passed over.
 
     Raises:
-        UsageError: None of its classes is one of these.
+        UsageError: None of the classes is there.
     """
     samples = _folder(folder)
-    numbers = {name: k for k, name in enumerate((*facts.classes, *new))}
+    numbers = {name: k for k, name in enumerate(names)}
     own = torch.tensor([numbers.get(name, -1) for name in samples.names])[samples.labels]
-    if not (own >= 0).any():
-        raise UsageError(f"{folder} has no folder of a known or new class", hint=f"folders named {', '.join(new[:3])}")
     wanted = own >= 0
-    samples = replace(samples, rows=samples.rows[wanted], labels=own[wanted], names=tuple(numbers))
-    images, labels, _ = cropped(samples, Preprocess(facts.input))
-    return images, labels
+    if not wanted.any():
+        raise UsageError(
+            f"{folder} has no folder of a known or new class", hint=f"folders named {', '.join(names[:5])}"
+        )
+    samples = replace(samples, rows=samples.rows[wanted], labels=own[wanted], names=names)
+    return cropped(samples, Preprocess(input))
 
 
 def _memory_after(teaching: Teaching) -> tuple[Kept, tuple[bytes, ...]]:
     """What is kept once the task is learned: old classes as before, for `--undo`, new ones by herding."""
     task, taught = teaching.task, teaching.taught
-    memory, network = taught.memory, taught.learner
-    quota = memory.quota(len(memory.rows) + task.classes)
-    counts = [len(rows) for rows in memory.rows]
-    pictures = [taught.pictures[int(row)] for rows in memory.rows for row in rows]
-    for label in range(task.first, task.first + task.classes):
-        own = (task.labels == label).nonzero().flatten()
-        pieces = torch.split(task.images[own], 64)
-        with torch.no_grad():
-            features = torch.cat([network.describe(task.prepared(part)) for part in pieces])
-        fresh = Memory(quota, is_per_class=True).after([own], [features]).rows[0]
-        counts.append(len(fresh))
-        pictures += [_png(task.images[row]) for row in fresh]
-    kept = taught.facts.memory
+    kept, memory = taught.facts.memory, taught.memory
     assert kept is not None
-    return msgspec.structs.replace(kept, counts=tuple(counts)), tuple(pictures)
+    quota = memory.quota(len(memory.rows) + task.classes)
+    old = [[taught.pictures[int(row)] for row in rows] for rows in memory.rows]
+    new = _herded(taught, task.images, task.labels - task.first, task.classes, quota, task.device)
+    return _as_kept(kept, [*old, *new])
+
+
+def _herded(
+    taught: Taught, images: Tensor, labels: Tensor, classes: int, quota: int, device: torch.device
+) -> list[list[bytes]]:
+    """PNG files of the pictures of each class that are kept, the best first."""
+    found = []
+    for label in range(classes):
+        own = images[labels == label]
+        features = torch.cat(over_chunks(taught.learner.describe, taught, own, device))
+        found.append([_png(own[row]) for row in herding(features, quota).cpu()])
+    return found
+
+
+def _as_kept(kept: Kept, pictures: list[list[bytes]]) -> tuple[Kept, tuple[bytes, ...]]:
+    counts = tuple(len(own) for own in pictures)
+    return msgspec.structs.replace(kept, counts=counts), tuple(picture for own in pictures for picture in own)
+
+
+def _distinct(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Each picture once, as a picture that is kept may also lie in a folder."""
+    rows = {
+        (label, image.numpy().tobytes()): row
+        for row, (label, image) in enumerate(zip(labels.tolist(), images, strict=True))
+    }
+    return images[list(rows.values())], labels[list(rows.values())]
 
 
 def _png(pixels: Tensor) -> bytes:
@@ -340,8 +409,7 @@ def _threshold(taught: Taught, device: torch.device) -> float | None:
     """Score that 95% of the kept pictures reach; None while a head has not seen other classes."""
     if len(taught.facts.tasks) < 2:
         return None
-    rows, _ = taught.memory.labelled()
-    images = torch.stack([torch.from_numpy(taught.picture(int(row)).copy()) for row in rows])
+    images, _ = _recalled(taught)
     scores = answers(taught, images, device).scores
     return float(scores.double().quantile(1 - KNOWN_SHARE, interpolation="lower"))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.viz.panels import FAINT, INK, PAPER
 from zoo.viz.text import ellipsize, font, text_width
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["confusion_matrix"]
 
 TEXT, TITLE = 16, 20
-INK, PAPER = (28, 31, 38), (255, 255, 255)
 GOOD, BAD = np.array((31, 119, 180)), np.array((214, 69, 49))  # apart in lightness too, for colour-blind readers
 
 
@@ -57,7 +57,7 @@ def confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], *, title: 
     for k, label in enumerate(labels):
         draw.text((left - 10, top + k * cell + cell / 2), label, INK, font(TEXT), anchor="rm")
         image.paste(_upright(label), (left + k * cell + cell // 2 - TEXT // 2 - 2, top + side + 8))
-    draw.text((left, top + side + below - 26), "row: truth, column: answer", (110, 115, 125), font(TEXT))
+    draw.text((left, top + side + below - 26), "row: truth, column: answer", FAINT, font(TEXT))
     return image
 
 

@@ -1,18 +1,22 @@
-"""Curves over a training as one picture, a panel a figure."""
+"""Curves over a training as one picture: a panel a figure, or several lines in one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from zoo.viz.panels import FAINT, INK, PAPER, RULE
 from zoo.viz.text import ellipsize, font, text_width
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
-__all__ = ["curves"]
+__all__ = ["chart", "curves"]
 
-PAPER, INK, FAINT, RULE, LINE = (255, 255, 255), (28, 30, 36), (112, 118, 130), (232, 234, 239), (38, 98, 176)
+LINE = (38, 98, 176)
+COLOURS = (LINE, (214, 116, 36), (46, 140, 84), (192, 64, 72), (126, 92, 190), (96, 102, 112))  # of lines in one panel
 WIDTH, HEIGHT = 460, 240  # of a panel
+WIDE, TALL = 620, 340  # of a chart
 LEFT, RIGHT, TOP, BOTTOM = 74, 20, 44, 34
 TITLE, TEXT = 17, 13
 
@@ -40,6 +44,31 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, across: str =
     return image
 
 
+def chart(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, across: str = "") -> "Image":
+    """All series as lines in one panel, with a legend; arguments as for `curves`.
+
+    Raises:
+        ValueError: There is no point to draw.
+    """
+    from PIL import Image, ImageDraw
+
+    points = [point for line in series.values() for point in line if math.isfinite(point[1])]
+    if not points:
+        raise ValueError("no series to draw")
+    legend = 40 + max(text_width(name, TEXT) for name in series)
+    image = Image.new("RGB", (WIDE + legend, TALL), PAPER)
+    draw = ImageDraw.Draw(image)
+    draw.text((LEFT, 14), ellipsize(title, TITLE, WIDE - LEFT), INK, font(TITLE))
+    at = _axes(draw, WIDE, TALL, points, across)
+    for place, (name, line) in enumerate(series.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        _line(draw, [at(x, y) for x, y in line if math.isfinite(y)], colour)
+        y = TOP + 8 + 20 * place
+        draw.line((WIDE, y, WIDE + 18, y), colour, 3)
+        draw.text((WIDE + 26, y), name, INK, font(TEXT), anchor="lm")
+    return image
+
+
 def _panel(title: str, points: Sequence[tuple[float, float]], across: str) -> "Image":
     from PIL import Image, ImageDraw
 
@@ -50,28 +79,39 @@ def _panel(title: str, points: Sequence[tuple[float, float]], across: str) -> "I
         return image
     last = _number(points[-1][1])
     draw.text((WIDTH - RIGHT - text_width(last, TITLE), 14), last, LINE, font(TITLE))
+    at = _axes(draw, WIDTH, HEIGHT, points, across)
+    _line(draw, [at(x, y) for x, y in points], LINE)
+    return image
+
+
+def _axes(
+    draw: "ImageDraw", width: int, height: int, points: Sequence[tuple[float, float]], across: str
+) -> Callable[[float, float], tuple[float, float]]:
+    """Draw ticks that span the points; returns where a point lies."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
+    left, right = min(xs), max(xs)
     ticks = _ticks(min(ys), max(ys))
     low, high = min(ticks[0], min(ys)), max(ticks[-1], max(ys))
-    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    span = max(xs) - min(xs)
+    span = right - left
 
     def at(x: float, y: float) -> tuple[float, float]:
-        right = (x - min(xs)) / span if span else 0.5
-        return LEFT + width * right, TOP + height * (high - y) / (high - low)
+        share = (x - left) / span if span else 0.5
+        return LEFT + (width - LEFT - RIGHT) * share, TOP + (height - TOP - BOTTOM) * (high - y) / (high - low)
 
     for tick in ticks:
-        y = at(xs[0], tick)[1]
-        draw.line((LEFT, y, WIDTH - RIGHT, y), RULE)
+        y = at(left, tick)[1]
+        draw.line((LEFT, y, width - RIGHT, y), RULE)
         draw.text((LEFT - 8, y), _number(tick), FAINT, font(TEXT), anchor="rm")
-    for x, anchor in ((xs[0], "la"), (xs[-1], "ra")) if span else ((xs[0], "ma"),):
-        draw.text((at(x, low)[0], HEIGHT - BOTTOM + 8), f"{across} {x:g}".strip(), FAINT, font(TEXT), anchor=anchor)
-    line = [at(x, y) for x, y in points]
+    for x, anchor in ((left, "la"), (right, "ra")) if span else ((left, "ma"),):
+        draw.text((at(x, low)[0], height - BOTTOM + 8), f"{across} {x:g}".strip(), FAINT, font(TEXT), anchor=anchor)
+    return at
+
+
+def _line(draw: "ImageDraw", line: list[tuple[float, float]], colour: tuple[int, int, int]) -> None:
     if len(line) > 1:
-        draw.line(line, LINE, 2, joint="curve")
-    x, y = line[-1]
-    draw.ellipse((x - 3, y - 3, x + 3, y + 3), LINE)
-    return image
+        draw.line(line, colour, 2, joint="curve")
+    for x, y in line[-1:]:
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -153,23 +153,29 @@ PAGE = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-  body { margin: 0 auto; max-width: 1500px; padding: 1em 1.2em; background: #fff; color: #1c1e24;
+  :root { color-scheme: light dark; --paper: #fff; --ink: #1c1e24; --faint: #6a7080; --rule: #dde0e6; --empty: #eef0f3;
+          --query: #141418; --right: #168a42; --wrong: #ce2c31; --unknown: #969ba5; }
+  @media (prefers-color-scheme: dark) {
+    :root { --paper: #15171c; --ink: #e8eaef; --faint: #9aa1b0; --rule: #333845; --empty: #232730;
+            --query: #f2f3f6; --unknown: #6a7080; }
+  }
+  body { margin: 0 auto; max-width: 1500px; padding: 1em 1.2em; background: var(--paper); color: var(--ink);
          font: 14px/1.4 system-ui, sans-serif; }
-  h1 { font-size: 1.25rem; } h2 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere; }
-  section { border-top: 1px solid #dde0e6; padding: 1em 0; }
-  .note { color: #6a7080; margin: .2em 0 .8em; }
+  h1 { font-size: 1.25rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere; }
+  section { border-top: 1px solid var(--rule); padding: 1em 0; }
+  .note { color: var(--faint); margin: .2em 0 .8em; }
   .row { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; }
-  figure { margin: 0; position: relative; width: ${width}px; }
+  figure { margin: 0; position: relative; width: ${width}px; max-width: 100%; }
   figure img, figure video, .none { display: block; width: 100%; height: ${height}px; object-fit: contain;
-         background: #eef0f3; box-sizing: border-box; border: 5px solid #969ba5; }
-  .none { display: grid; place-items: center; color: #6a7080; }
-  .query img { border-color: #141418; } .right img, .right video { border-color: #168a42; }
-  .wrong img, .wrong video { border-color: #ce2c31; }
+         background: var(--empty); box-sizing: border-box; border: 5px solid var(--unknown); }
+  .none { display: grid; place-items: center; color: var(--faint); }
+  .query img { border-color: var(--query); } .right img, .right video { border-color: var(--right); }
+  .wrong img, .wrong video { border-color: var(--wrong); }
   .sign { position: absolute; right: 0; top: 0; width: 26px; height: 26px; color: #fff; font: bold 18px/26px sans-serif;
           text-align: center; z-index: 1; }
-  .right .sign { background: #168a42; } .wrong .sign { background: #ce2c31; }
-  figcaption { color: #6a7080; font-size: 13px; overflow-wrap: anywhere; }
-  figcaption b { color: #1c1e24; font-weight: 600; display: block; }
+  .right .sign { background: var(--right); } .wrong .sign { background: var(--wrong); }
+  figcaption { color: var(--faint); font-size: 13px; overflow-wrap: anywhere; }
+  figcaption b { color: var(--ink); font-weight: 600; display: block; }
   a { color: inherit; }
 </style>
 <h1>$title</h1>
@@ -177,10 +183,13 @@ PAGE = Template("""<!doctype html>
 $sections
 </html>
 """)
-LEGEND = (
-    "\u2713 green frame: right. \u2717 red frame: wrong. Grey frame: not known. Black frame: the query. "
-    "A score is a similarity, no probability."
-)
+LEGEND: dict[Mark, str] = {
+    "right": "\u2713 green frame: right.",
+    "wrong": "\u2717 red frame: wrong.",
+    "unknown": "Grey frame: not known whether right.",
+    "query": "Black or white frame: the query.",
+}
+SCORE = "A score is a similarity, no probability."
 
 
 def ranking_page(rows: Sequence[Row], *, title: str, side: int = MOST) -> str:
@@ -193,7 +202,10 @@ def ranking_page(rows: Sequence[Row], *, title: str, side: int = MOST) -> str:
     """
     width, height = _cell_size([cell for row in rows for cell in row.cells], side)
     sections = "\n".join(_section(row) for row in rows)
-    return PAGE.substitute(title=html.escape(title), legend=LEGEND, sections=sections, width=width, height=height)
+    marks = {cell.mark for row in rows for cell in (row.query, *row.cells) if cell}
+    said = [text for mark, text in LEGEND.items() if mark in marks] if marks != {"unknown"} else []
+    legend = " ".join([*said, SCORE])
+    return PAGE.substitute(title=html.escape(title), legend=legend, sections=sections, width=width, height=height)
 
 
 def _section(row: Row) -> str:

@@ -18,6 +18,7 @@ __all__ = ["COLOURS", "draw_box", "draw_progress", "tube_sheet"]
 # apart from each other for colour-blind readers too (Okabe and Ito)
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
 DARK = (20, 22, 28)
+LABEL = 0.6  # of the frame's width, at most, unless its box is wider: a label hides what is behind it
 
 
 def draw_box(
@@ -34,7 +35,8 @@ def draw_box(
     frame[top:bottom, left : left + thick] = colour
     frame[top:bottom, max(0, right - thick) : right] = colour
     if label:
-        plate = _plate(label, max(11, round(height / 26)), width, colour)
+        room = min(width, max(right - left, round(LABEL * width)))
+        plate = _plate(label, max(11, round(height / 26)), room, colour)
         high, wide = plate.shape[:2]
         x = min(left, width - wide)
         y = top - high if top >= high else min(top + thick, height - high)

@@ -5,35 +5,29 @@ arXiv:2304.09042. Pictures are mirrored at random and not cropped, so what the f
 computed twice, once a side, and then kept: the same loss, another random sequence than drawing pictures anew.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from zoo.data.exemplars import herding
-from zoo.errors import UsageError
-from zoo.hub.checkpoint import write_whole
 from zoo.models.acl import ACL, heads_loss, newest_loss
 from zoo.registry.card import Input
 from zoo.tasks.extractor import Extractor, adapted_shapes, default_stages
 from zoo.train.feed import seed_everything
 from zoo.train.learners import NewTask, Settings
+from zoo.train.taskwise import TaskState, batches_of, stepped
 
-__all__ = ["Learner", "learn_adapters", "learn_heads", "stepped"]
+__all__ = ["Learner", "balanced_set", "kept_features", "learn_adapters", "learn_heads"]
 
 EPOCHS, HEAD_EPOCHS = 20, 50
 DROPS, HEAD_DROPS = (0.35, 0.65, 0.85), (0.3, 0.7)  # shares of the epochs after which the rate falls to a tenth
 RATE, MOMENTUM, WEIGHT_DECAY, HEAD_RATE = 0.01, 0.9, 5e-4, 1e-3
 ROOM = 2_000_000_000  # bytes of the shared stages' output that are kept; beyond, it is computed again
 INIT, STAGE_1, STAGE_2 = 11, 12, 13  # streams of chance beside the seed's own
-CHUNK = 64  # pictures computed at once
+CHUNK = 16  # pictures computed at once: many tasks' maps of more leave the caches
 
 
 class Learner:
@@ -71,13 +65,15 @@ class Learner:
             acl.keep_heads()
         acl.add_task(task.classes)
         auxiliary = nn.Linear(acl.num_features, task.classes + 1)
-        acl.to(task.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as torch documents it
+        acl.to(memory_format=torch.channels_last).to(task.device)
         auxiliary.to(task.device)
         learn_adapters(acl, auxiliary, task)
         if len(acl.heads) == 1:
             acl.heads[0].load_state_dict(auxiliary.state_dict())
         else:
-            learn_heads(acl, *_balanced(acl, task), task)
+            fast = acl.optimized(task.prepared(task.images[:1])) if task.device.type == "cpu" else acl
+            images, labels = balanced_set(fast, task)
+            learn_heads(acl, kept_features(fast, images, task), labels, task)
         acl.eval()
 
 
@@ -92,10 +88,10 @@ def learn_adapters(acl: ACL, auxiliary: nn.Linear, task: NewTask) -> None:
     images = torch.cat([task.images, task.kept_images])
     labels = torch.cat([task.labels, task.kept_labels]).to(task.device)
     shared = _Shared(acl, images, task)
-    parameters = [*acl.adapters[-1].parameters(), *auxiliary.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    learning = nn.ModuleDict({"adapters": acl.adapters[-1], "auxiliary": auxiliary})
+    optimizer = torch.optim.SGD(learning.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     epochs = task.settings.epochs or EPOCHS
-    progress = _Progress(task, acl, auxiliary, optimizer)
+    progress = TaskState(task, learning, optimizer, [acl.task_sizes])
     acl.train()
     for epoch in range(progress.load(), epochs):
         optimizer.param_groups[0]["lr"] = stepped(RATE, DROPS, epoch, epochs)
@@ -137,23 +133,20 @@ def learn_heads(acl: ACL, features: Tensor, labels: Tensor, task: NewTask) -> No
     task.report(f"heads: {HEAD_EPOCHS} epochs, loss {loss.item():.4f}", 1.0)
 
 
-def stepped(rate: float, drops: tuple[float, ...], epoch: int, epochs: int) -> float:
-    """The rate of an epoch, counted from 0: a tenth after each share of the epochs in `drops`."""
-    return rate * 0.1 ** sum(epoch >= round(drop * epochs) for drop in drops)
-
-
-def _balanced(acl: ACL, task: NewTask) -> tuple[Tensor, Tensor]:
-    """(2, N, T, D) features of the balanced set and of its mirrors, and (N,) classes."""
-    fast = acl.optimized(task.prepared(task.images[:1])) if task.device.type == "cpu" else acl
+def balanced_set(acl: ACL, task: NewTask) -> tuple[Tensor, Tensor]:
+    """(N, H, W, C) pictures and (N,) classes: what is kept, and as much of each new class, chosen by herding."""
     chosen = []
     for label in range(task.first, task.first + task.classes):
         own = (task.labels == label).nonzero().flatten()
-        picked = herding(_computed(fast.describe, task.images[own], task), task.quota)
+        picked = herding(_computed(acl.describe, task.images[own], task), task.quota)
         chosen.append(own[picked.cpu()])
     rows = torch.cat(chosen)
-    images = torch.cat([task.kept_images, task.images[rows]])
-    both = [_computed(fast.features, images, task, is_mirrored=side) for side in (False, True)]
-    return torch.stack(both), torch.cat([task.kept_labels, task.labels[rows]])
+    return torch.cat([task.kept_images, task.images[rows]]), torch.cat([task.kept_labels, task.labels[rows]])
+
+
+def kept_features(acl: ACL, images: Tensor, task: NewTask) -> Tensor:
+    """(2, N, T, D) features of pictures and of their mirrors: what the heads are trained on, computed once."""
+    return torch.stack([_computed(acl.features, images, task, is_mirrored=side) for side in (False, True)])
 
 
 class _Shared:
@@ -186,66 +179,8 @@ def _computed(function: Callable[[Tensor], Tensor], images: Tensor, task: NewTas
 
 
 def _batches(labels: Tensor, settings: Settings, *at: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows, and whether each is mirrored, of an epoch's batches: a function of the seed and of `at` alone.
-
-    Batches differ by at most one picture, so that none is left with a single one, of which a norm learns nothing.
-    """
+    """Rows, and whether each is mirrored, of an epoch's batches: a function of the seed and of `at` alone."""
     chance = np.random.default_rng((settings.seed, *at))
-    count = len(labels)
-    if settings.is_balanced:
-        share = 1 / torch.bincount(labels)[labels].double().numpy()
-        order = chance.choice(count, count, p=share / share.sum())
-    else:
-        order = chance.permutation(count)
-    mirrored = chance.random(count) < 0.5
-    steps = -(-count // settings.batch_size)
-    yield from zip(
-        torch.from_numpy(order).tensor_split(steps), torch.from_numpy(mirrored).tensor_split(steps), strict=True
-    )
-
-
-class _Progress:
-    """How far stage 1 has come, in a file: a killed task goes on from its last whole epoch."""
-
-    def __init__(self, task: NewTask, acl: ACL, auxiliary: nn.Linear, optimizer: torch.optim.SGD) -> None:
-        self.path = task.state
-        self.parts = nn.ModuleDict({"adapters": acl.adapters[-1], "auxiliary": auxiliary})
-        self.optimizer = optimizer
-        pictures = hashlib.sha256()
-        for part in (task.images, task.labels, task.kept_images, task.kept_labels):
-            pictures.update(part.contiguous().numpy().data)
-        self.key = json.dumps([asdict(task.settings), pictures.hexdigest(), acl.task_sizes])
-
-    def load(self) -> int:
-        """Put the state back in place; returns the epochs that are done, 0 where there is none of this task."""
-        if self.path is None or not self.path.exists():
-            return 0
-        try:
-            with safe_open(self.path, "pt") as file:
-                facts = json.loads(file.metadata()["zoo"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            if facts["key"] != self.key:
-                return 0
-            moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith("momentum.")}
-            self.parts.load_state_dict(tensors)
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
-            return 0  # what is broken cannot be gone on from, and is written anew
-        for i, parameter in enumerate(self.parts.parameters()):
-            self.optimizer.state[parameter]["momentum_buffer"] = moments[f"momentum.{i}"].to(parameter.device)
-        return int(facts["epochs"])
-
-    def save(self, epochs: int) -> None:
-        """Write the state whole.
-
-        Raises:
-            UsageError: The adapters are no longer finite.
-            InputError: The file cannot be written.
-        """
-        tensors = {key: value.detach().cpu().contiguous() for key, value in self.parts.state_dict().items()}
-        if any(value.is_floating_point() and not value.isfinite().all() for value in tensors.values()):
-            raise UsageError("the adapters' weights are no longer finite", hint="another --seed, or larger pictures")
-        if self.path is None:
-            return
-        for i, parameter in enumerate(self.parts.parameters()):
-            tensors[f"momentum.{i}"] = self.optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
-        write_whole(self.path, save(tensors, {"zoo": json.dumps({"key": self.key, "epochs": epochs})}))
+    rows = batches_of(labels, settings, chance)
+    mirrored = torch.from_numpy(chance.random(len(labels)) < 0.5)
+    yield from zip(rows, mirrored.tensor_split(len(rows)), strict=True)

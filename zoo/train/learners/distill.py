@@ -5,23 +5,17 @@ and Prediction Uncertainty for Continual Learning", arXiv:2301.07316; the paper'
 """
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from zoo.data.datasets import augment
 from zoo.errors import UsageError
-from zoo.hub.checkpoint import write_whole
 from zoo.losses.distillation import (
     Integration,
     cut_old,
@@ -37,6 +31,7 @@ from zoo.registry.card import Input
 from zoo.tasks.extractor import Extractor
 from zoo.train.feed import seed_everything
 from zoo.train.learners import NewTask
+from zoo.train.taskwise import TaskState, batches_of, stepped
 
 __all__ = ["Learner", "Pupil"]
 
@@ -109,9 +104,9 @@ class Learner:
         optimizer = torch.optim.SGD(_learnt(pupil), self.rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         images, labels = torch.cat([task.images, task.kept_images]), torch.cat([task.labels, task.kept_labels])
         epochs = task.settings.epochs or self.epochs
-        state = _State(task, self, pupil, optimizer)
+        state = TaskState(task, pupil, optimizer, [asdict(self), distilled.sizes])
         for epoch in range(state.load(), epochs):
-            optimizer.param_groups[0]["lr"] = self.rate * 0.1 ** sum(epoch >= round(drop * epochs) for drop in DROPS)
+            optimizer.param_groups[0]["lr"] = stepped(self.rate, DROPS, epoch, epochs)
             pupil.train()
             total = 0.0
             for step, (rows, chance) in enumerate(_batches(labels, task, len(distilled.sizes), epoch)):
@@ -212,67 +207,6 @@ def _shifted(images: Tensor, chance: np.random.Generator) -> Tensor:
 
 def _batches(labels: Tensor, task: NewTask, tasks: int, epoch: int) -> Iterator[tuple[Tensor, np.random.Generator]]:
     """Rows of an epoch's batches, new pictures and memory as they come, and each batch's own chance."""
-    settings = task.settings
-    chance = np.random.default_rng((settings.seed, ORDER, tasks, epoch))
-    count = len(labels)
-    if settings.is_balanced:
-        share = 1 / torch.bincount(labels)[labels].double().numpy()
-        order = chance.choice(count, count, p=share / share.sum())
-    else:
-        order = chance.permutation(count)
-    steps = -(-count // settings.batch_size)  # batches differ by one picture at most: a norm learns nothing from one
-    for step, rows in enumerate(torch.from_numpy(order).tensor_split(steps)):
-        yield rows, np.random.default_rng((settings.seed, ORDER, tasks, epoch, step))
-
-
-class _State:
-    """How far a task has come, in a file: a killed one goes on from its last whole epoch.
-
-    Args:
-        task: What is learned.
-        how: With which switches.
-        pupil: What learns.
-        optimizer: Of what learns.
-    """
-
-    def __init__(self, task: NewTask, how: Learner, pupil: Pupil, optimizer: torch.optim.SGD) -> None:
-        self.path: Path | None = task.state
-        self.pupil, self.optimizer = pupil, optimizer
-        told = hashlib.sha256()
-        for part in (task.images, task.labels, task.kept_images, task.kept_labels):
-            told.update(part.contiguous().numpy().data)
-        self.key = json.dumps([asdict(task.settings), asdict(how), told.hexdigest(), pupil.network.sizes])
-
-    def load(self) -> int:
-        """Put the state back in place; returns the epochs that are done, 0 where there is none of this task."""
-        if self.path is None or not self.path.exists():
-            return 0
-        try:
-            with safe_open(self.path, "pt") as file:
-                facts = json.loads(file.metadata()["zoo"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            if facts["key"] != self.key:
-                return 0
-            moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith("momentum.")}
-            self.pupil.load_state_dict(tensors)
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
-            return 0  # what is broken cannot be gone on from, and is written anew
-        for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
-            self.optimizer.state[parameter]["momentum_buffer"] = moments[f"momentum.{i}"].to(parameter.device)
-        return int(facts["epochs"])
-
-    def save(self, epochs: int) -> None:
-        """Write the state whole.
-
-        Raises:
-            UsageError: The weights are no longer finite.
-            InputError: The file cannot be written.
-        """
-        tensors = {key: value.detach().cpu().contiguous() for key, value in self.pupil.state_dict().items()}
-        if any(value.is_floating_point() and not value.isfinite().all() for value in tensors.values()):
-            raise UsageError("the weights are no longer finite", hint="another --seed, or more pictures")
-        if self.path is None:
-            return
-        for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
-            tensors[f"momentum.{i}"] = self.optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
-        write_whole(self.path, save(tensors, {"zoo": json.dumps({"key": self.key, "epochs": epochs})}))
+    seed = task.settings.seed
+    for step, rows in enumerate(batches_of(labels, task.settings, np.random.default_rng((seed, ORDER, tasks, epoch)))):
+        yield rows, np.random.default_rng((seed, ORDER, tasks, epoch, step))

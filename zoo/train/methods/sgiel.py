@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from zoo.data.crops import Crops, open_crops
 from zoo.data.images import read_picture
 from zoo.data.transforms import Preprocess
-from zoo.errors import UsageError, WeightsUnavailable, ZooError
+from zoo.errors import UsageError, ZooError
+from zoo.interop.timm_names import timm_network
+from zoo.layers.wrapped import unwrapped
 from zoo.losses.sgiel import (
     complementary,
     consistency,
@@ -186,7 +188,7 @@ class Method(methods.Method):
         }
         if shapes is None:
             return terms
-        student = _bare(model).student
+        student = unwrapped(model, Pair).student
         erased = F.cross_entropy(photographs.erased_logits, both)
         agreement = complementary(photographs.erased_logits, least_alike(shapes.code, labels))
         head = student.get_parameter("classifier_shape.weight")
@@ -220,7 +222,7 @@ class Method(methods.Method):
         loss = mixed_cross_entropy(photographs.logits, own, others, left) + self._ramped * mutual(photographs.logits)
         if shapes is not None:
             loss = loss + mixed_cross_entropy(shapes.logits, own, others, left)
-            loss = loss + orthogonality(_bare(model).student.projections["photograph"])
+            loss = loss + orthogonality(unwrapped(model, Pair).student.projections["photograph"])
         return loss
 
     def _triplet(self, pooled: Tensor, labels: Tensor) -> Tensor:
@@ -382,13 +384,6 @@ def _set_aside(crops: Crops, identities: int, seed: int) -> tuple[Crops, Crops]:
     return crops.where(~np.isin(crops.ids, aside)), crops.where(np.isin(crops.ids, aside))
 
 
-def _bare(model: nn.Module) -> Pair:
-    """The pair inside what distributes or compiles it."""
-    while not isinstance(model, Pair):
-        model = getattr(model, "module", None) or model._orig_mod  # type: ignore[assignment]  # of DDP, of torch.compile
-    return model
-
-
 def _plain_resnet(name: str) -> dict[str, Tensor]:
     """Weights of a ResNet of timm's.
 
@@ -400,11 +395,4 @@ def _plain_resnet(name: str) -> dict[str, Tensor]:
 
     if not timm.is_model_pretrained(name):
         raise UsageError(f"timm has no weights of {name!r}", hint="method_args.backbone=resnet50.tv_in1k")
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # the Hub's client has many
-        raise WeightsUnavailable(
-            f"weights of timm's {name} cannot be had: {' '.join(str(error).split())[:120]}",
-            hint="fetch them where there is a network (HF_HOME is where they lie), or start from random: "
-            'method_args.backbone=""',
-        ) from None
+    return timm_network(name, pretrained=True).state_dict()

@@ -4,11 +4,12 @@ Lin et al., "Collaborative Static and Dynamic Vision-Language Streams for Spatio
 The first stage stands in for the weights of MDETR, with which the paper begins; it and the guided attention are ours.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.losses.stvgformer import (
     attentive_loss,
@@ -41,18 +42,45 @@ class Method(methods.Method):
         static_batch: Frames a step in them.
         guide: Weight of the attention that should lie in the true box; the paper has none.
         absent: Share of the films that are asked for somebody who is not there, so that low scores mean something; the
-            paper has none.
+            paper has none. These three are of drawn scenes; what follows is of real videos.
+        features: Folder for what the clip encoder sees, made once; computed anew in every step if empty.
+        scales: Short sides of the frames, as shares of the network's; one is drawn for each film.
+        cut: Share of the films whose frames are cut out around all boxes.
+        trim: Share of the films that are shortened around the span.
+        tokenizer: File of the text encoder's tokenizer; the Hub's if empty.
+        rates: Regular expression for the beginning of parameters' names to their share of the learning rate; 0 leaves
+            them as they are. The longest that fits counts.
     """
 
     static_epochs: int = 0
     static_batch: int = 48
     guide: float = 0.0
     absent: float = 0.0
+    features: str = ""
+    scales: tuple[float, ...] = (1.0,)
+    cut: float = 0.0
+    trim: float = 0.0
+    tokenizer: str = ""
+    rates: dict[str, float] = field(default_factory=dict)
 
     def course(self, recipe: "Recipe", place: "Place") -> "Course":
-        from zoo.train.grounding import SceneCourse
+        from zoo.train.films import FilmCourse
+        from zoo.train.grounding import NAME, SceneCourse
 
-        return SceneCourse(recipe, self, place)
+        return (SceneCourse if recipe.data.name == NAME else FilmCourse)(recipe, self, place)
+
+    def groups(self, model: nn.Module) -> nn.Module | list[dict[str, Any]]:
+        if not self.rates:
+            return model
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            fitting = [pattern for pattern in self.rates if re.match(pattern, name)]
+            rate = self.rates[max(fitting, key=len)] if fitting else 1.0
+            if rate == 0:
+                parameter.requires_grad_(False)
+            else:
+                by_rate.setdefault(rate, []).append(parameter)
+        return [{"params": parameters, "lr_scale": rate} for rate, parameters in by_rate.items()]
 
     def grounding_loss(self, found: Grounding, truth: "Films") -> Tensor:
         marked = truth.marked
