@@ -171,13 +171,8 @@ def serve(app: FastAPI, host: str, port: int, limits: ServeLimits, ready: Callab
     """
     import signal
     import socket
-    import sys
 
     import uvicorn
-
-    # a network gives the lock of Python away at each operation and waits for it again; while a form is being read, that
-    # takes as long as this, 5 ms by default
-    sys.setswitchinterval(0.0005)
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listening:
