@@ -56,10 +56,10 @@ def one(name: str, part: str, format: str, folder: Path, checkpoint: Path | None
 
 
 def matrix(args: argparse.Namespace) -> None:
-    for name in list_names():
+    for name in (name for pattern in args.match for name in list_names() if fnmatch.fnmatch(name, pattern)):
         card = load_card(name)
         for part in tasks_of(card):
-            if not fnmatch.fnmatch(name, args.match) or (part == "embed" and card.task != "embed"):
+            if part == "embed" and card.task != "embed":
                 continue
             modalities = ("visible", "infrared") if card.task == "reid" else (None,)
             with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def matrix(args: argparse.Namespace) -> None:
 
 
 def reduced(args: argparse.Namespace) -> None:
-    for name in fnmatch.filter(STARTERS, args.match):
+    for name in STARTERS:
         for format, dtype in (("onnx", "int8"), ("torch-export", "bfloat16")):
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / f"net{FORMATS[format]}"
@@ -91,7 +91,7 @@ def reduced(args: argparse.Namespace) -> None:
 @torch.inference_mode()
 def speed(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    for name in fnmatch.filter(STARTERS, args.match):
+    for name in STARTERS:
         with tempfile.TemporaryDirectory() as folder:
             pipe = zoo.pipeline(name, device="cpu")
             eager = zoo.create_model(name, pretrained=True).eval()
@@ -118,7 +118,7 @@ def speed(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["matrix", "reduced", "speed"])
-    parser.add_argument("--match", default="*", help="names, with wildcards")
+    parser.add_argument("--match", nargs="+", default=["*"], help="names, with wildcards")
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
     parser.add_argument("--fixed", action="store_true", help="leave out files of any size")
     parser.add_argument("--data", type=Path, help="folder that holds cifar10")

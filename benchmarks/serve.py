@@ -1,6 +1,6 @@
 """How fast `zoo serve` is under load, beside the offline pipeline: pictures a second, p50 and p99, errors, memory.
 
-    python benchmarks/serve.py [--name dilateformer_pico] [--clients 8] [--requests 400] [--pictures 8]
+    python benchmarks/serve.py [--name dilateformer_pico] [--clients 24] [--requests 400] [--pictures 8]
 
 Clients, server and pipeline share this machine, over loopback; a client sends its next request when it has the answer.
 The number of requests bounds the run. Rounds of the pipeline and of the server take turns; the ratio is the median of
@@ -73,7 +73,7 @@ async def load(port: int, sent: bytes, clients: int, requests: int) -> tuple[flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="dilateformer_pico")
-    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--requests", type=int, default=400, help="in a round")
     parser.add_argument("--pictures", type=int, default=8, help="in a request")
     parser.add_argument("--rounds", type=int, default=5)

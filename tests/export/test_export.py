@@ -378,6 +378,14 @@ def test_the_two_encoders_of_a_retrieval_network_have_a_file_each(task, output, 
     assert ("vocabulary" in facts) == (task == "text")
 
 
+def test_a_file_has_its_own_encoder_alone(tmp_path):
+    network = zoo.create_model("tmvm_tiny", pretrained=True)
+    done = export("tmvm_tiny", tmp_path / "net.pt2", task="text", format="torch-export")
+    own = 4 * sum(p.numel() for name, p in network.named_parameters() if name.startswith(("text_model", "txt_proj")))
+    assert own < done.bytes < own + 300_000  # the graph and its facts
+    assert hasattr(network, "video_model")
+
+
 def test_an_encoder_has_to_be_named(tmp_path):
     with pytest.raises(UsageError, match="two encoders") as caught:
         export("tmvm_tiny", tmp_path / "net.onnx")

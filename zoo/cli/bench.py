@@ -123,8 +123,10 @@ def _plot(timings: "list[Timing]", path: Path) -> None:
     from zoo.viz.curves import curves
 
     series: dict[str, list[tuple[float, float]]] = {}
+    vary = {which for which in ("device", "dtype") if len({getattr(t, which) for t in timings}) > 1}
     for t in sorted(timings, key=lambda t: t.batch_size):
-        series.setdefault(f"{t.name} {t.engine} {t.device} {t.dtype}", []).append((t.batch_size, t.rate))
+        words = [t.name, t.engine.split(" ")[0], *(getattr(t, which) for which in ("device", "dtype") if which in vary)]
+        series.setdefault(" ".join(words), []).append((t.batch_size, t.rate))
     try:
         curves(series, across="batch").save(path)
     except (OSError, ValueError) as error:

@@ -1,7 +1,8 @@
 """Networks for people and programs elsewhere: serve, demo."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,11 @@ from zoo.cli.app import app
 from zoo.cli.options import BatchSize, Checkpoint, Compile, Debug, Device, Dtype, Endpoint, Engine, Name, Quiet
 from zoo.errors import InputError, UsageError
 from zoo.extras import need
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from zoo.web.api import ServeLimits
 
 PANEL = "Use elsewhere"
 LIMITS = "Limits"
@@ -61,7 +67,6 @@ def serve(
     from zoo import settings
     from zoo.tasks.pipeline import Pipeline, pipeline
     from zoo.web.api import ServeLimits, build_app
-    from zoo.web.api import serve as listen
 
     settings.set_max_pixels(max_pixels)
     pipe = pipeline(
@@ -78,10 +83,7 @@ def serve(
     if not isinstance(pipe, Pipeline):
         raise UsageError(f"{name} cannot be served", hint="zoo list --task classify")
     limits = ServeLimits(max_bytes=max_bytes, max_pictures=min(64, queue), queue=queue, seconds=timeout)
-    try:
-        listen(build_app(pipe, limits), host, port, limits, lambda address: out.say(f"{pipe} at {address}"))
-    except OSError as error:
-        raise InputError(f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --port") from None
+    _listen(build_app(pipe, limits), host, port, limits, lambda address: out.say(f"{pipe} at {address}"))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -123,7 +125,6 @@ def demo(
     from zoo import settings
     from zoo.tasks.device import pick_device
     from zoo.web.api import ServeLimits
-    from zoo.web.api import serve as listen
     from zoo.web.demo import build_demo
 
     settings.set_max_pixels(max_pixels)
@@ -136,7 +137,19 @@ def demo(
             webbrowser.open(address)
 
     with tempfile.TemporaryDirectory(prefix="zoo-demo-") as folder:
-        try:
-            listen(build_demo(Path(folder), limits, device), host, port, limits, ready)
-        except OSError as error:
-            raise InputError(f"{host}:{port} cannot be listened on: {error.strerror}", hint="another --port") from None
+        _listen(build_demo(Path(folder), limits, device), host, port, limits, ready)
+
+
+def _listen(what: "FastAPI", host: str, port: int, limits: "ServeLimits", ready: Callable[[str], None]) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        InputError: The port is taken, or not ours to take.
+    """
+    from zoo.web.api import serve as listen
+
+    try:
+        listen(what, host, port, limits, ready)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise InputError(f"{host}:{port} cannot be listened on: {reason}", hint="another --port or --host") from None

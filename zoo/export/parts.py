@@ -3,6 +3,7 @@
 B inputs a batch, C channels, H height, W width, F frames, L tokens, K prototypes, E dimensions.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -65,7 +66,7 @@ class VideoTower(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = _without(model, "text_model", "txt_proj")
 
     def forward(self, video: Tensor) -> Tensor:
         return cast(Any, self.model).encode_video(video).vectors
@@ -76,10 +77,17 @@ class TextTower(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = _without(model, "video_model", "vid_proj", "prototype")
 
     def forward(self, ids: Tensor) -> Tensor:
         return cast(Any, self.model).encode_text(ids, ids != PAD)
+
+
+def _without(model: nn.Module, *names: str) -> nn.Module:
+    """The same network, and the same tensors, but for some modules: a file has what its part needs."""
+    rest = copy.copy(model)
+    rest._modules = {name: module for name, module in model._modules.items() if name not in names}
+    return rest
 
 
 def tasks_of(card: Card) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """A network behind HTTP: pictures in, results out, within limits, with health and metrics.
 
-FastAPI and uvicorn speak HTTP; the batches are ours (see benchmarks/serving.md for what was weighed against what). The
+FastAPI and uvicorn speak HTTP; the batches are ours (see benchmarks/scale.md for how fast that is). The
 server fetches nothing: a request holds its pictures, so that no address in it can lead anywhere.
 """
 

@@ -43,7 +43,8 @@ class Batcher:
         self.inside = 0
         self._waiting: deque[Waiting] = deque()
         self._some = asyncio.Event()
-        self._decoders = ThreadPoolExecutor(cores(), "decode")
+        self._groups = cores()  # that a request's pictures are decoded in, a thread each
+        self._decoders = ThreadPoolExecutor(self._groups, "decode")
         self._network = ThreadPoolExecutor(1, "network")
         self._task: asyncio.Task[None] | None = None
 
@@ -80,19 +81,27 @@ class Batcher:
             raise Busy
         self.inside += len(items)
         try:
-            return await asyncio.gather(*map(self._one, items))
+            groups = [items[first :: self._groups] for first in range(min(self._groups, len(items)))]
+            parts = await asyncio.gather(*map(self._answered, groups))
         finally:
             self.inside -= len(items)
+        return [parts[place % len(groups)][place // len(groups)] for place in range(len(items))]
 
-    async def _one(self, item: Item) -> Any:
+    async def _answered(self, items: list[Item]) -> list[Any]:
+        """Results of pictures that one thread decodes."""
         loop = asyncio.get_running_loop()
-        picture = await loop.run_in_executor(self._decoders, self.pipe.decode, item)
-        if picture.error:
-            return next(self.pipe.answers([picture]))
-        answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((picture, answer))
+        answers: list[asyncio.Future[Any]] = []
+        for picture in await loop.run_in_executor(self._decoders, self._decoded, items):
+            answers.append(loop.create_future())
+            if picture.error:
+                answers[-1].set_result(next(self.pipe.answers([picture])))
+            else:
+                self._waiting.append((picture, answers[-1]))
         self._some.set()
-        return await answer
+        return await asyncio.gather(*answers)
+
+    def _decoded(self, items: list[Item]) -> list[Decoded]:
+        return [self.pipe.decode(item) for item in items]
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -192,7 +192,8 @@ def _classify_tab(device: str) -> Tab:
     from zoo.tasks.pipeline import pipeline
 
     cards = [load_card(name) for name in list_names(task="classify")]
-    networks = [card.name for card in cards if card.default and card.weights.status == "bundled"]
+    cards = [card for card in cards if card.default and card.labels == "cifar10"]
+    networks = [card.name for card in cards if card.weights.status == "bundled"]
     load = cache(lambda name: pipeline(name, task="classify", device=device, explain=True))
 
     def answer(given: Given) -> Answer:
