@@ -55,6 +55,9 @@ def desk(tmp_path):
     return tmp_path, environment
 
 
+INSTALLED = re.compile(r"^pip install '\.\[\w+\]' && ", re.MULTILINE)  # as zoo is where its tests run
+
+
 def follow(path, desk, *, slow):
     folder, environment = desk
     printed = None
@@ -68,7 +71,12 @@ def follow(path, desk, *, slow):
         elif block.language in ("sh", "python"):
             command = ["bash", "-euc"] if block.language == "sh" else [sys.executable, "-c"]
             done = subprocess.run(
-                [*command, block.code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+                [*command, INSTALLED.sub("", block.code)],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert done.returncode == 0, f"{block.code}\n{done.stdout}\n{done.stderr}"
             printed = done.stdout
