@@ -1,7 +1,7 @@
 """Re-identification against plain ways: embedding, exact search, approximate search, figures.
 
     python benchmarks/reid.py metrics embed large    some minutes
-    python benchmarks/reid.py search [--rows N]      1,000,000 rows of 2,048: 4 GB of disk, 9 GB of memory, ten minutes
+    python benchmarks/reid.py search --latent 64     1,000,000 rows of 2,048: 4 GB of disk, 9 GB of memory, ten minutes
 
 CPU time of one thread; both sides in one process, in turns; a ratio is the median over rounds.
 """
@@ -124,12 +124,18 @@ def drawn(count: int, people: torch.Tensor, generator: torch.Generator) -> torch
     return F.normalize(people[who] + F.normalize(torch.randn(count, DIM, generator=generator)))
 
 
-def search(rows: int, folder: Path, rounds: int, *, nearly: bool) -> None:
-    """Exact search beside a float32 matmul and topk; then, if `nearly`, approximate search beside exact search."""
+def search(rows: int, folder: Path, rounds: int, latent: int, *, nearly: bool) -> None:
+    """Exact search beside a float32 matmul and topk; then, if `nearly`, approximate search beside exact search.
+
+    People lie anywhere in the vectors' space, or, as a network puts them, along `latent` directions of it.
+    """
     from zoo.index.approximate import build_approximate
 
     generator = torch.Generator().manual_seed(0)
-    people = F.normalize(torch.randn(rows // PEOPLE, DIM, generator=generator)).half()
+    people = torch.randn(rows // PEOPLE, latent or DIM, generator=generator)
+    if latent:
+        people = people @ torch.randn(latent, DIM, generator=generator)
+    people = F.normalize(people).half()
     facts = Facts(task="reid", model="made.up", weights="", preprocessing="", dim=DIM)
     gallery = Gallery.create(folder / "gallery", facts)
     for start in range(0, rows, 16384):
@@ -175,6 +181,7 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=("metrics", "embed", "large", "exact", "search"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--latent", type=int, default=0, help="directions that people differ in; 0 for all")
     parser.add_argument("--folder", type=Path, help="where the gallery goes, kept out of memory file systems")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -187,7 +194,7 @@ def main() -> None:
         embed("sgiel_r50", 16, 16, args.rounds)
     if {"exact", "search"} & set(args.what):
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            search(args.rows, Path(folder), args.rounds, nearly="search" in args.what)
+            search(args.rows, Path(folder), args.rounds, args.latent, nearly="search" in args.what)
 
 
 if __name__ == "__main__":
