@@ -4,7 +4,8 @@ python experiments/stvgformer_ablation.py --out DIR
 
 A run that is stopped goes on with the same command. Every seed learns stills once (375 steps, a minute of one core);
 from there each of the four learns the same 3,000 films in the same order (750 steps of four films, three minutes), so
-differences are paired by seed. That is a seventh of the starter's films, too few to learn time: see the page beside this. The tables of what is done are printed anew after each training.
+differences are paired by seed. That is a seventh of the starter's films, too few to learn time: see the page beside
+this. The tables of what is done are printed anew after each training.
 """
 
 import argparse
