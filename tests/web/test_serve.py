@@ -279,6 +279,12 @@ def test_schemathesis_finds_nothing(server):
     assert done.returncode == 0, done.stdout[-5000:]
 
 
+def test_a_broken_part_is_refused(server):
+    body = b"--x\r\nContent-Disposition\r: form-data\r\n\r\n\r\n--x--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert requests.post(f"{server[1]}/v1/classify", data=body, headers=kind, timeout=20).status_code == 400
+
+
 def test_sigterm_answers_those_inside_and_ends_well(server):
     running, address = server
     large = png(0, side=3000)
@@ -294,7 +300,7 @@ def test_sigterm_answers_those_inside_and_ends_well(server):
     sender.join(60)
     assert codes == [200]
     assert running.wait(60) == 0
-    assert running.stderr.read() == ""
+    assert running.stderr.read() == ""  # nor a word about the nonsense of the tests before
 
 
 def test_a_port_that_is_taken_is_one_line():

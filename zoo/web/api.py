@@ -169,11 +169,13 @@ def serve(app: FastAPI, host: str, port: int, limits: ServeLimits, ready: Callab
     Raises:
         OSError: The port is taken, or not ours to take.
     """
+    import logging
     import signal
     import socket
 
     import uvicorn
 
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as uvicorn below
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listening:
         config = uvicorn.Config(
