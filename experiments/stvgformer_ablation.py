@@ -2,10 +2,10 @@
 
 python experiments/stvgformer_ablation.py --out DIR
 
-A run that is stopped goes on with the same command. Every seed learns stills once (375 steps, a minute of one core);
-from there each of the four learns the same 3,000 films in the same order (750 steps of four films, three minutes), so
-differences are paired by seed. That is a seventh of the starter's films, too few to learn time: see the page beside
-this. The tables of what is done are printed anew after each training.
+A run that is stopped goes on with the same command. Each of the twelve is the starter's whole recipe (22 minutes of a
+core), with the collaboration blocks' switches set before the first step; the four of a seed see the same scenes in the
+same order, so differences are paired by seed. `--variants` and `--seeds` choose a part, so that several processes can
+share a folder; the tables at the end are of all that is done in it.
 """
 
 import argparse
@@ -24,27 +24,23 @@ from zoo.train.recipe import load_recipe
 
 VARIANTS = {"both": (True, True), "none": (False, False), "s2d alone": (True, False), "d2s alone": (False, True)}
 SEEDS = (0, 1, 2)
-ONE_EPOCH = ("schedule.epochs=1", "schedule.warmup=0", "data.eval_split=")
-STILLS = (*ONE_EPOCH, "method_args.static_epochs=1")
-FILMS = (*ONE_EPOCH, "method_args.static_epochs=0", "schedule.batch_size=4", "optimizer.lr=0.0007")
 FIGURES = ("m_vIoU", "m_tIoU", "m_sIoU")
 Row = dict[str, dict[str, float]]  # figures in per cent by kind of film
 
 
-def measured(out: Path, variant: str, seed: int, *short: str) -> Row:
+def folder_of(out: Path, variant: str, seed: int) -> Path:
+    return out / f"{variant.replace(' ', '_')}_{seed}"
+
+
+def measure(folder: Path, variant: str, seed: int, *short: str) -> None:
     """Train one, unless that is done, and score it on the test films, also with sentences of other films."""
-    s2d, d2s = (str(on).lower() for on in VARIANTS[variant])
-    folder = out / f"{variant.replace(' ', '_')}_{seed}"
     done = folder / "test.json"
     if not done.exists():
-        stills = train(
-            load_recipe("stvgformer_tiny", (*STILLS, f"seed={seed}", *short)), out / f"stills_{seed}", device="cpu"
-        )
+        s2d, d2s = (str(on).lower() for on in VARIANTS[variant])
         switches = f"model_args={{s2d = {s2d}, d2s = {d2s}}}"
-        recipe = load_recipe("stvgformer_tiny", (*FILMS, f"init={stills}", f"seed={seed}", switches, *short))
+        recipe = load_recipe("stvgformer_tiny", ("data.eval_split=", f"seed={seed}", switches, *short))
         figures = scored(train(recipe, folder, device="cpu"), shuffled=variant == "both")
         done.write_text(json.dumps(figures))
-    return json.loads(done.read_text())
 
 
 def scored(file: Path, *, shuffled: bool) -> Row:
@@ -58,45 +54,54 @@ def scored(file: Path, *, shuffled: bool) -> Row:
     return figures
 
 
-def table(rows: dict[str, list[Row]]) -> str:
+def table(done: dict[str, dict[int, Row]]) -> str:
     """Mean and standard deviation over seeds; below, what both have more than another, paired by seed."""
     kinds = ("all", *KINDS)
     lines = [f"| m_vIoU / m_tIoU / m_sIoU | seeds | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
 
-    def line(name: str, values: np.ndarray, sign: str) -> str:
+    def figures(row: Row) -> np.ndarray:
+        return np.array([[row[kind][figure] for figure in FIGURES] for kind in kinds])
+
+    def line(name: str, values: list[np.ndarray], sign: str = "") -> str:
         cells = [
             " / ".join(f"{mean:{sign}.1f} ± {spread:.1f}" for mean, spread in zip(*of_kind, strict=True))
-            for of_kind in zip(values.mean(0), values.std(0), strict=True)
+            for of_kind in zip(np.mean(values, 0), np.std(values, 0), strict=True)
         ]
         return f"| {name} | {len(values)} | {' | '.join(cells)} |"
 
-    arrays = {
-        name: np.array([[[run[kind][figure] for figure in FIGURES] for kind in kinds] for run in runs])
-        for name, runs in rows.items()
-    }
-    lines += [line(name, values, "") for name, values in arrays.items()]
-    both = arrays["both"]
-    lines += [
-        line(f"both less {name}", both[: len(values)] - values, "+")
-        for name, values in arrays.items()
-        if name != "both"
-    ]
-    shuffled = [[run["shuffled"][figure] for figure in FIGURES] for run in rows["both"]]
-    means = " / ".join(f"{mean:.1f}" for mean in np.mean(shuffled, 0))
-    return "\n".join([*lines, "", f"Both, sentences shuffled between films: {means} ({len(shuffled)} seeds)."])
+    lines += [line(name, [figures(row) for row in rows.values()]) for name, rows in done.items()]
+    both = done.get("both", {})
+    for name, rows in done.items():
+        pairs = [figures(both[seed]) - figures(row) for seed, row in rows.items() if seed in both]
+        if name != "both" and pairs:
+            lines.append(line(f"both less {name}", pairs, "+"))
+    if both:
+        shuffled = [[row["shuffled"][figure] for figure in FIGURES] for row in both.values()]
+        means = " / ".join(f"{mean:.1f}" for mean in np.mean(shuffled, 0))
+        lines += ["", f"Both, sentences shuffled between films: {means} ({len(both)} seeds)."]
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--short", nargs="*", default=[], help="overrides of both recipes, to try the script")
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, default=SEEDS)
+    parser.add_argument("--short", nargs="*", default=[], help="overrides of the recipe, to try the script")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rows: dict[str, list[Row]] = {}
-    for seed in SEEDS:
-        for variant in VARIANTS:
-            rows.setdefault(variant, []).append(measured(asked.out, variant, seed, *asked.short))
-            print(table(rows), flush=True)
+    for seed in asked.seeds:
+        for variant in asked.variants:
+            measure(folder_of(asked.out, variant, seed), variant, seed, *asked.short)
+    done = {
+        variant: {
+            seed: json.loads(file.read_text())
+            for seed in SEEDS
+            if (file := folder_of(asked.out, variant, seed) / "test.json").exists()
+        }
+        for variant in VARIANTS
+    }
+    print(table({variant: rows for variant, rows in done.items() if rows}))
 
 
 if __name__ == "__main__":
