@@ -17,6 +17,7 @@ from zoo.data.tubes import (
     read_mot,
     read_predictions,
     tube_line,
+    vidstg_dict,
 )
 from zoo.errors import InputError
 from zoo.metrics import FrameTube, grounding_scores
@@ -114,6 +115,7 @@ def test_every_form_makes_a_round_trip(tmp_path_factory, start, length, rate):
         "mot": tracks[2],
         "ours": read_annotations(folder / "ours.jsonl").samples[0].tube,
         "hcstvg": read_annotations(written(folder / "v2.json", hcstvg_dict([sample]))).samples[0].tube,
+        "vidstg": read_annotations(written(folder / "v.json", vidstg_dict([sample]))).samples[0].tube,
         "challenge": read_predictions(written(folder / "p.json", challenge_dict({"x.mp4": tube})), [])["x.mp4"],
     }
     for found in again.values():
@@ -121,6 +123,32 @@ def test_every_form_makes_a_round_trip(tmp_path_factory, start, length, rate):
         np.testing.assert_allclose(found.at(frames), boxes, atol=0.011)  # files keep two decimals of sides
     read = read_annotations(folder / "ours.jsonl").samples[0]
     assert (read.sentence, read.size) == (sample.sentence, sample.size)
+
+
+def test_vidstg_comes_back_with_several_sentences_of_a_video(tmp_path):
+    """A video has an entry for each of its relations; none may take another's place."""
+    boxes = np.arange(8.0).reshape(2, 4)
+    first = Annotation("v/0", "v", "who runs?", FrameTube(3, 5, boxes, None, 20), 25.0, (64, 48), "interrogative", 7)
+    other = Annotation("v/1", "v", "she sits", FrameTube(8, 10, boxes + 9, None, 20), 25.0, (64, 48), start=7)
+    found = read_annotations(written(tmp_path / "a.json", vidstg_dict([first, other])))
+    assert not found.bad
+    for sample, again in zip((first, other), found.samples, strict=True):
+        for name in ("key", "video", "sentence", "rate", "size", "kind", "start"):
+            assert getattr(again, name) == getattr(sample, name)
+        assert (again.tube.start, again.tube.end, again.tube.video_frames) == (sample.tube.start, sample.tube.end, 20)
+        np.testing.assert_allclose(again.tube.boxes, sample.tube.boxes)
+    with pytest.raises(ValueError, match="not known"):
+        vidstg_dict([replace(first, size=None)])
+
+
+def test_a_bad_sentence_of_vidstg_costs_itself_only(tmp_path):
+    boxes = np.ones((2, 4))
+    content = vidstg_dict([Annotation("v/0", "v", "he runs", FrameTube(0, 2, boxes, None, 9), 25.0, (8, 8))])
+    content["videos"][0]["captions"].append({"description": "he sits", "target_id": 7})
+    content["videos"].append(1)
+    found = read_annotations(written(tmp_path / "a.json", content))
+    assert [sample.sentence for sample in found.samples] == ["he runs"]
+    assert [line.partition(":")[0] for line in found.bad] == ["v/1", "entry 1"]
 
 
 def test_what_hcstvg_cannot_hold():

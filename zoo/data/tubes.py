@@ -4,7 +4,8 @@ Boxes are corners in pixels here, whatever a file holds; frames count from 0, an
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,9 +30,11 @@ __all__ = [
     "read_tubes",
     "read_vidstg",
     "tube_line",
+    "vidstg_dict",
 ]
 
 HCSTVG_SECONDS = 20.0
+VIDSTG_KINDS = {"questions": "interrogative", "captions": "declarative"}
 Boxes = NDArray[np.float64]
 E = TypeVar("E")
 
@@ -118,22 +121,31 @@ def read_vidstg(
         trajectories: VidOR's boxes: video, then target, then frame, to `{"bbox": {"xmin": ...}}` or four numbers.
     """
 
-    def samples(video: str, entry: Mapping[str, Any]) -> list[Annotation]:
-        begin, end = (int(entry["used_segment"][key]) for key in ("begin_fid", "end_fid"))
-        first, last = (int(entry["temporal_gt"][key]) for key in ("begin_fid", "end_fid"))
-        found = []
-        asked = [(one, "interrogative") for one in entry.get("questions", ())]
-        asked += [(one, "declarative") for one in entry.get("captions", ())]
-        for number, (one, kind) in enumerate(asked):
-            track = trajectories[video][str(one["target_id"])]
-            boxes = np.array([_xyxy(track[str(frame)]) for frame in range(first, last)], np.float64).reshape(-1, 4)
-            tube = FrameTube(first - begin, last - begin, boxes, None, end - begin)
-            size = int(entry["width"]), int(entry["height"])
-            key = f"{video}/{number}"
-            found.append(Annotation(key, video, str(one["description"]), tube, float(entry["fps"]), size, kind, begin))
-        return found
+    def sample(key: str, asked: tuple[Any, Any, str]) -> list[Annotation]:
+        entry, one, kind = asked
+        begin, end = (int(entry["used_segment"][limit]) for limit in ("begin_fid", "end_fid"))
+        first, last = (int(entry["temporal_gt"][limit]) for limit in ("begin_fid", "end_fid"))
+        video, size = str(entry["vid"]), (int(entry["width"]), int(entry["height"]))
+        track = trajectories[video][str(one["target_id"])]
+        boxes = np.array([_xyxy(track[str(frame)]) for frame in range(first, last)], np.float64).reshape(-1, 4)
+        tube = FrameTube(first - begin, last - begin, boxes, None, end - begin)
+        return [Annotation(key, video, str(one["description"]), tube, float(entry["fps"]), size, kind, begin)]
 
-    return _collected(((str(entry.get("vid")), entry) for entry in videos), samples)
+    return _collected(_vidstg_sentences(videos), sample)
+
+
+def _vidstg_sentences(videos: Iterable[Any]) -> Iterator[tuple[str, tuple[Any, Any, str]]]:
+    """Each sentence with its entry and kind, under a key of its own: a video has an entry for each of its relations."""
+    counts: Counter[str] = Counter()
+    for number, entry in enumerate(videos):
+        if not isinstance(entry, Mapping):
+            yield f"entry {number}", (entry, None, "")  # whose reading says what is wrong
+            continue
+        video = str(entry.get("vid"))
+        for name, kind in VIDSTG_KINDS.items():
+            for one in entry.get(name, ()):
+                yield f"{video}/{counts[video]}", (entry, one, kind)
+                counts[video] += 1
 
 
 def read_tubes(path: Path) -> Annotations:
@@ -217,6 +229,43 @@ def hcstvg_dict(samples: Iterable[Annotation]) -> dict[str, Any]:
             "English": sample.sentence,
         }
     return document
+
+
+def vidstg_dict(samples: Iterable[Annotation]) -> dict[str, Any]:
+    """Annotations in the form of VidSTG with VidOR's boxes in it, an entry a sentence; `read_vidstg` reads both again.
+
+    Raises:
+        ValueError: It is not known how many frames or pixels a video has.
+    """
+    names = {kind: name for name, kind in VIDSTG_KINDS.items()}
+    videos: list[dict[str, Any]] = []
+    tracks: dict[str, dict[str, Any]] = {}
+    for sample in samples:
+        tube, size, begin = sample.tube, sample.size, sample.start
+        if size is None or tube.video_frames is None:
+            raise ValueError(f"{sample.video}: its size and number of frames are not known")
+        known = tracks.setdefault(sample.video, {})
+        target = len(known)
+        frames = np.arange(tube.start, tube.end)
+        known[str(target)] = {
+            str(frame + begin): {"bbox": dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))}
+            for frame, box in zip(frames.tolist(), tube.at(frames).round(2).tolist(), strict=True)
+        }
+        asked: dict[str, list[Any]] = {name: [] for name in VIDSTG_KINDS}
+        asked[names[sample.kind]].append({"description": sample.sentence, "target_id": target})
+        videos.append(
+            {
+                "vid": sample.video,
+                "frame_count": begin + tube.video_frames,
+                "fps": sample.rate,
+                "width": size[0],
+                "height": size[1],
+                "used_segment": {"begin_fid": begin, "end_fid": begin + tube.video_frames},
+                "temporal_gt": {"begin_fid": begin + tube.start, "end_fid": begin + tube.end},
+                **asked,
+            }
+        )
+    return {"videos": videos, "trajectories": tracks}
 
 
 def tube_line(sample: Annotation) -> str:
