@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.goldens import Golden, normal
 from zoo.losses.stvgformer import (
+    absence_loss,
     attentive_loss,
     box_giou,
     box_losses,
@@ -96,3 +97,13 @@ def test_no_annotated_frame_is_no_loss():
     none = torch.zeros(0, 4, requires_grad=True)
     assert [float(x.detach()) for x in box_losses(none, none)] == [0, 0]
     assert float(guided_attention_loss(torch.zeros(0, 16), torch.zeros(0, 4), (4, 4))) == 0
+
+
+def test_absence_is_judged_where_it_is_known():
+    absence = torch.tensor([[0.2, 0.9, 0.5], [0.7, 0.7, 0.1]])
+    marked = torch.tensor([[True, False, True], [False, False, False]])  # nobody is meant in the second film
+    expected = -(math.log(0.8) + math.log(0.5) + 2 * math.log(0.7) + math.log(0.1)) / 5
+    assert float(absence_loss(absence, marked)) == pytest.approx(expected, rel=1e-5)
+    certain = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    assert float(absence_loss(certain, certain < 0.5)) == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(absence_loss(1 - certain, certain < 0.5))

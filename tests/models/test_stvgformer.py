@@ -1,5 +1,7 @@
 """STVGFormer: its parts beside the peers' outputs, the whole by what must not change its answer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -239,6 +241,24 @@ def test_switches_cut_the_streams_apart(tiny, films):
     alone = tiny(films, words(tiny), static_only=True)
     assert alone.scores is None
     torch.testing.assert_close(alone.boxes, apart.boxes, **ROUNDING)
+
+
+@torch.inference_mode()
+def test_a_span_counts_for_as_much_as_somebody_was_there(tiny, films):
+    found = tiny(films, words(tiny))
+    places = found.looked[-1].sum(-1)
+    torch.testing.assert_close(found.absence, 1 - places, atol=1e-5, rtol=0)
+    chances = found.chances()
+    for i in range(films.shape[1]):
+        for j in range(i, films.shape[1]):
+            there = places[:, i : j + 1].mean(1)
+            torch.testing.assert_close(chances[:, i, j], found.scores[:, i, j].sigmoid() * there, **ROUNDING)
+    untaught = replace(found, absence=None)
+    torch.testing.assert_close(untaught.chances(), found.scores.sigmoid())
+    with pytest.raises(ValueError, match="static stream alone"):
+        tiny(films, words(tiny), static_only=True).chances()
+    plain = zoo.create_model("stvgformer_tiny", absence=False).eval()
+    assert plain(films, words(plain)).absence is None
 
 
 def test_recomputing_gives_the_same_gradients(films):

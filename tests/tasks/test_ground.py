@@ -14,7 +14,7 @@ av = pytest.importorskip("av")
 
 from tests.data.test_video import with_sound  # noqa: E402 - behind the skip
 from zoo.data.video import Frame, VideoReader, VideoWriter, frame_times  # noqa: E402
-from zoo.data.zooclips import Pose, render  # noqa: E402
+from zoo.data.zooclips import TOPS, Pose, render  # noqa: E402
 from zoo.data.zooclips_ground import film_scene, plan_scene  # noqa: E402
 from zoo.errors import InputError, UsageError  # noqa: E402
 from zoo.metrics import FrameTube, grounding_scores  # noqa: E402
@@ -98,6 +98,17 @@ def test_nobody_is_said_to_be_nobody(walk, clip):
     assert tube.span is None
     assert len(tube) == 0
     assert "not found" in tube.note
+
+
+def test_nobody_wears_what_is_asked_for(walk, clip):
+    tops = {person.top for person in clip.scene.people}
+    missing = [top for top in TOPS if top not in tops]
+    assert missing
+    for tube in ground_pipeline("stvgformer_tiny", device="cpu")(
+        walk, [f"the person in {top} waves a hand" for top in missing]
+    ):
+        assert tube.span is None  # the first starter answered most of these
+        assert "not found: the best score is 0." in tube.note
 
 
 def test_a_film_without_anybody_gets_a_low_score(tmp_path):

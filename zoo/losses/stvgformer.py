@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "absence_loss",
     "attentive_loss",
     "box_giou",
     "box_losses",
@@ -117,3 +118,18 @@ def guided_attention_loss(attention: Tensor, boxes: Tensor, grid: tuple[int, int
     in_column = (columns - centre_x).abs() <= wide / 2 + 0.5 / width
     inside = (in_row[:, :, None] & in_column[:, None, :]).flatten(1)
     return -(attention * inside).sum(1).clamp(min=1e-6).log().mean()
+
+
+def absence_loss(absence: Tensor, marked: Tensor) -> Tensor:
+    """Binary cross-entropy of whether anybody is there; ours, as in the paper somebody always is.
+
+    Steps outside the span of a film in which somebody is meant count nothing.
+
+    Args:
+        absence: (B, T) shares of the attention that lie on words.
+        marked: (B, T), True on annotated steps; none in a film in which nobody is meant.
+    """
+    nobody = ~marked.any(1, keepdim=True)
+    share = torch.where(nobody, absence, 1 - absence).clamp(min=1e-9)
+    counted = marked | nobody
+    return -share.log().masked_fill(~counted, 0).sum() / counted.sum()

@@ -64,6 +64,8 @@ class Grounding:
         earlier_boxes: The same boxes as earlier layers had them.
         looked: Of each layer, (B, T, N): where the static stream looked; sums to at most 1, the rest went to words.
         grid: h and w of the N places.
+        absence: (B, T): share of its attention that the last layer gave to words, near 1 where nobody fits; None where
+            the network was not taught so.
     """
 
     boxes: Tensor
@@ -72,6 +74,25 @@ class Grounding:
     earlier_boxes: list[Tensor]
     looked: list[Tensor]
     grid: tuple[int, int]
+    absence: Tensor | None = None
+
+    def chances(self) -> Tensor:
+        """How surely each span is what is meant, (B, T, T) in [0, 1]; below the diagonal are no spans.
+
+        Where `absence` was learned, a span counts for as much as somebody was there in it, on average over its steps.
+
+        Raises:
+            ValueError: The static stream looked alone.
+        """
+        if self.scores is None:
+            raise ValueError("the static stream alone finds no spans")
+        shares = self.scores.float().sigmoid()
+        if self.absence is None:
+            return shares
+        seen = F.pad((1 - self.absence.float()).cumsum(1), (1, 0))  # (B, T + 1), up to each edge
+        step = torch.arange(seen.shape[1], device=seen.device)
+        lengths = (step[1:] - step[:-1, None]).clamp(min=1)
+        return shares * (seen[:, None, 1:] - seen[:, :-1, None]) / lengths
 
 
 class STVGFormer(nn.Module):
@@ -95,6 +116,7 @@ class STVGFormer(nn.Module):
         s2d: Let the static stream tell the dynamic one where to look.
         d2s: Let the dynamic stream tell the static one what moves.
         ref_point: Add the boxes' centres to the mean of the attended places (ours, to learn from little).
+        absence: Take attention on words for nobody being there (ours; asks for training with false sentences).
         frames: Sampled frames T that it is meant for.
         size: Short side in pixels that it is meant for.
         long_size: Longest long side.
@@ -119,13 +141,14 @@ class STVGFormer(nn.Module):
         s2d: bool = True,
         d2s: bool = True,
         ref_point: bool = False,
+        absence: bool = False,
         frames: int = 64,
         size: int = 352,
         long_size: int = 587,
     ) -> None:
         super().__init__()
         self.dim, self.depth = dim, depth
-        self.s2d, self.d2s, self.ref_point = s2d, d2s, ref_point
+        self.s2d, self.d2s, self.ref_point, self.absence = s2d, d2s, ref_point, absence
         self.frames, self.size, self.long_size = frames, size, long_size
         self.text, self.vocabulary = text, tuple(vocabulary)
         self.checkpointing = False
@@ -260,13 +283,15 @@ class STVGFormer(nn.Module):
         memory, position, padding = self._static_memory(video, text, words.padding, place, chunk)
         query = text.new_zeros(len(memory), 1, self.dim)
         state, spoken = video.dynamic, text
-        boxes, looked = [], []
+        boxes, looked, absence = [], [], None
         layers = zip(self.static.decoder.layers, self.dynamic.layers, self.collab, strict=True)
         for decoder, dynamic, collab in layers:
             assert isinstance(collab, Collaboration)
             query, weights = self._run(decoder, query, self.query_embed.weight[None], memory, position, padding)
             told = query.view(-1, frames, self.dim)
             attention = weights[:, 0, :places].reshape(-1, frames, places)
+            if self.absence:
+                absence = weights[:, 0, places:].sum(-1).view(-1, frames)
             if state is not None:
                 state, spoken = self._run(dynamic, state, spoken, place, time, space, video.time_padding, words.padding)
                 if self.d2s:
@@ -279,7 +304,7 @@ class STVGFormer(nn.Module):
         scores, steps = None, None
         if state is not None:
             scores, steps = self.temporal_head(spatial_mean(state, space), video.time_padding)
-        return Grounding(boxes[-1], scores, steps, boxes[:-1], looked, video.grid)
+        return Grounding(boxes[-1], scores, steps, boxes[:-1], looked, video.grid, absence)
 
     def _static_memory(
         self, video: Encoded, text: Tensor, text_padding: Tensor, place: Tensor, chunk: int | None
@@ -381,6 +406,7 @@ def stvgformer_tiny(
     pretrained: bool = False, pretrained_cfg: dict[str, Any] | None = None, **kwargs: Any
 ) -> STVGFormer:
     """One of ours that learns drawn people on a CPU: small convolutions, a vocabulary of words, two layers."""
-    small = {"image": "convs", "video": "convs", "text": "word", "vocabulary": WORDS, "ref_point": True}
+    small = {"image": "convs", "video": "convs", "text": "word", "vocabulary": WORDS}
+    ours = {"ref_point": True, "absence": True, "frames": 10, "size": 64, "long_size": 128}
     sizes = {"dim": 64, "heads": 4, "depth": 2, "hidden": 256, "map_dim": 64, "map_depth": 3, "dropout": 0.0}
-    return _build(pretrained, pretrained_cfg, **small | sizes | {"frames": 10, "size": 64, "long_size": 128} | kwargs)
+    return _build(pretrained, pretrained_cfg, **small | ours | sizes | kwargs)

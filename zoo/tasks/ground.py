@@ -389,8 +389,7 @@ def _ranked(answers: Sequence[Grounding], windows: Sequence[Window], count: int)
     """The best spans over all windows, apart from each other in time, best first."""
     found = []
     for at, answer in enumerate(answers):
-        assert answer.scores is not None
-        shares = answer.scores[0].float().sigmoid()
+        shares = answer.chances()[0]
         valid = valid_spans(len(shares), None, shares.device)[0]
         best = shares.masked_fill(~valid, -1).flatten().topk(min(int(valid.sum()), 50 * count))
         places = zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -184,8 +184,8 @@ def score_scenes(
         frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).to(device).movedim(-1, 2).float() / 255
         answer = bare(frames, read_words(asked, bare.vocabulary).to(device))
         boxes = to_corners(answer.boxes).cpu().double().numpy()
-        for clip, corners, scores in zip(clips, boxes, answer.scores, strict=True):
-            start, last = best_span(scores)
+        for clip, corners, chances in zip(clips, boxes, answer.chances(), strict=True):
+            start, last = best_span(chances)
             truth = clip.scene.span
             found.append(FrameTube(start, last + 1, corners, 0))
             truths.append(FrameTube(truth.start, truth.end, clip.boxes[0].astype(np.float64), 0))
@@ -194,9 +194,9 @@ def score_scenes(
     return grounding_scores(found, truths), kinds
 
 
-def best_span(scores: Tensor) -> tuple[int, int]:
-    """First and last step of the span with the highest of (T, T) scores."""
-    steps = len(scores)
-    allowed = scores.masked_fill(~valid_spans(steps, None, scores.device)[0], -torch.inf)
+def best_span(chances: Tensor) -> tuple[int, int]:
+    """First and last step of the span with the highest of (T, T) chances."""
+    steps = len(chances)
+    allowed = chances.masked_fill(~valid_spans(steps, None, chances.device)[0], -torch.inf)
     best = int(allowed.argmax())
     return best // steps, best % steps

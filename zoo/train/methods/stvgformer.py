@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.losses.stvgformer import (
+    absence_loss,
     attentive_loss,
     box_losses,
     guided_attention_loss,
@@ -42,7 +43,9 @@ class Method(methods.Method):
         static_batch: Frames a step in them.
         guide: Weight of the attention that should lie in the true box; the paper has none.
         absent: Share of the films that are asked for somebody who is not there, so that low scores mean something; the
-            paper has none. These three are of drawn scenes; what follows is of real videos.
+            paper has none.
+        nobody: Weight of the loss on what those films attend to, see `absence_loss`, for networks that take attention
+            on words for absence; the paper has none. These four are of drawn scenes; what follows is of real videos.
         features: Folder for what the clip encoder sees, made once; computed anew in every step if empty.
         scales: Short sides of the frames, as shares of the network's; one is drawn for each film.
         cut: Share of the films whose frames are cut out around all boxes.
@@ -56,6 +59,7 @@ class Method(methods.Method):
     static_batch: int = 48
     guide: float = 0.0
     absent: float = 0.0
+    nobody: float = 0.0
     features: str = ""
     scales: tuple[float, ...] = (1.0,)
     cut: float = 0.0
@@ -93,6 +97,8 @@ class Method(methods.Method):
                 guided_attention_loss(where.float()[marked], truth.boxes[marked], found.grid) for where in found.looked
             ]
             total = total + self.guide * torch.stack(guided).mean()
+        if self.nobody and found.absence is not None:
+            total = total + self.nobody * absence_loss(found.absence.float(), marked)
         if found.scores is not None and found.attention is not None:
             start, end, duration = truth.spans.unbind(1)
             steps = found.scores.shape[1]
