@@ -15,15 +15,15 @@ from zoo.data.people import picture
 from zoo.data.video import Frame, VideoWriter
 from zoo.data.zooclips import SPLITS, film, plan_clip
 from zoo.data.zooclips_ground import SPLITS as SCENES
-from zoo.data.zooclips_ground import film_scene, plan_scene
+from zoo.data.zooclips_ground import absent_sentence, film_scene, plan_scene
 
-__all__ = ["PEOPLE", "SCENES_SHOWN", "Samples", "clip_sentence", "scene_sentence"]
+__all__ = ["PEOPLE", "SCENES_SHOWN", "Samples", "clip_sentence", "nobody_sentence", "scene_sentence"]
 
 PEOPLE, PEOPLE_SEED = 16, 2026  # identities; the network was trained on those of other seeds
 PERSON = (96, 48)  # height and width of a drawn person's picture
 BY_DAY, BY_NIGHT = 1, 3  # cameras
 CLIPS, CLIP_FRAMES, CLIP_RATE = 24, 16, 8
-SCENES_SHOWN, SCENE_FRAMES, SCENE_RATE = 3, 20, 5
+SCENES_SHOWN, SCENE_FRAMES, SCENE_RATE = 2, 20, 5
 SIDE, LARGER = 64, 4  # of a film, which is what the networks for films saw; and what it is shown larger by
 
 
@@ -83,6 +83,11 @@ def clip_sentence(number: int) -> str:
 def scene_sentence(number: int) -> str:
     """A sentence that is true of somebody in a scene."""
     return plan_scene(SCENES["test"][number], SCENE_FRAMES).sentence
+
+
+def nobody_sentence() -> str:
+    """A sentence about somebody in green, whom scene 0 does not show."""
+    return absent_sentence(plan_scene(SCENES["test"][0], SCENE_FRAMES), np.random.default_rng(3))
 
 
 def _copy(source: Path, path: Path) -> None:

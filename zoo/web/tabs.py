@@ -16,7 +16,7 @@ from zoo.data.images import Encoded, read_picture
 from zoo.data.video import VIDEO_SUFFIXES, frame_times
 from zoo.errors import InputError
 from zoo.registry.names import list_names, load_card
-from zoo.web.samples import PEOPLE, SCENES_SHOWN, Samples, clip_sentence, scene_sentence
+from zoo.web.samples import PEOPLE, SCENES_SHOWN, Samples, clip_sentence, nobody_sentence, scene_sentence
 
 __all__ = ["Answer", "Example", "Field", "Figure", "Given", "Tab", "tabs"]
 
@@ -336,9 +336,12 @@ def _ground_tab(folder: Path, device: str) -> Tab:
             Field("video", f"Video, up to {LONGEST_VIDEO:g} s", "video"),
             Field("sentence", "Who, doing what", "text", scene_sentence(0)),
         ),
-        tuple(
-            Example(scene_sentence(i), {"video": f"scene-{i}.mp4", "sentence": scene_sentence(i)})
-            for i in range(SCENES_SHOWN)
+        (
+            *(
+                Example(scene_sentence(i), {"video": f"scene-{i}.mp4", "sentence": scene_sentence(i)})
+                for i in range(SCENES_SHOWN)
+            ),
+            Example(f"{nobody_sentence()} (nobody does)", {"video": "scene-0.mp4", "sentence": nobody_sentence()}),
         ),
         answer,
     )
