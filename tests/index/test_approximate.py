@@ -47,6 +47,21 @@ def test_sees_what_came_later_and_not_what_went(gallery):
     assert best not in hits.rows
 
 
+def test_a_neighbourhood_that_was_removed_does_not_hide_the_rest(tmp_path):
+    rng = np.random.default_rng(0)
+    person = rng.standard_normal((1, 128)).astype(np.float32)
+    values = np.concatenate([person + 0.3 * rng.standard_normal((300, 128)), rng.standard_normal((300, 128))])
+    gallery = Gallery.create(tmp_path / "g", facts(dim=128))
+    gallery.append(values, named(*range(600)))
+    build_approximate(gallery)
+    gallery.remove(np.arange(300))  # more than the candidates that a search begins with
+    near = open_approximate(gallery).search(person, 10).rows
+    assert (near >= 300).all()
+    # strangers are all about as far; seven of the ten are found, 6 to 8 with other seeds
+    exact = gallery.search(person, 10).rows
+    assert len(np.intersect1d(exact, near)) >= 5
+
+
 def test_a_compaction_makes_it_stale(gallery):
     with pytest.raises(UsageError, match="no approximate index"):
         open_approximate(gallery)
