@@ -1,10 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 
 pytest.importorskip("usearch")
 
 from tests.index.test_gallery import facts, named
-from zoo.errors import IntegrityError, UsageError
+from zoo.errors import InputError, IntegrityError, UsageError
 from zoo.index.approximate import build_approximate, open_approximate
 from zoo.index.gallery import Gallery
 
@@ -73,3 +75,9 @@ def test_a_compaction_makes_it_stale(gallery):
     (gallery.folder / "approximate.usearch").write_bytes(b"nothing")
     with pytest.raises(IntegrityError, match="damaged"):
         open_approximate(gallery)
+
+
+def test_a_graph_that_cannot_be_written_is_one_line(gallery):
+    shutil.rmtree(gallery.folder)
+    with pytest.raises(InputError, match=r"approximate\.usearch cannot be written"):
+        build_approximate(gallery)

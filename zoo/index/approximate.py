@@ -11,6 +11,7 @@ torch. The graph knows the rows that were there when it was built; rows behind t
 ones are left out.
 """
 
+import contextlib
 import os
 import warnings
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.errors import IntegrityError, UsageError, one_line
+from zoo.errors import InputError, IntegrityError, UsageError, one_line
 from zoo.extras import need
 from zoo.hub.checkpoint import write_whole
 from zoo.index.exact import NOTHING, Block, Hits, rescored, search_blocks
@@ -120,6 +121,7 @@ def build_approximate(gallery: Gallery, *, effort: int = EFFORT) -> Approximate:
 
     Raises:
         UsageError: usearch is missing, or the gallery is empty.
+        InputError: It cannot be written; the old one stays.
     """
     if not len(gallery):
         raise UsageError(f"{gallery.name} is empty", hint="index pictures first")
@@ -134,8 +136,15 @@ def build_approximate(gallery: Gallery, *, effort: int = EFFORT) -> Approximate:
     found = Approximate(gallery, graph, facts)
     facts.recall = _measured(found)
     part = gallery.folder / f".{GRAPH}.{os.getpid()}.part"
-    graph.save(str(part))
-    part.replace(gallery.folder / GRAPH)
+    try:
+        graph.save(str(part))
+        part.replace(gallery.folder / GRAPH)
+    except (OSError, RuntimeError) as error:  # usearch's own is the latter, for a full disk too
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise InputError(
+            f"{gallery.folder / GRAPH} cannot be written: {one_line(error)}", hint="make room, or check its permissions"
+        ) from None
     write_whole(gallery.folder / FACTS, msgspec.json.encode(facts))
     return found
 
