@@ -341,18 +341,28 @@ def test_other_outputs_than_the_authors_are_refused(source, tmp_path):
 
 @pytest.mark.parametrize(
     "arrays",
-    [{"input": np.zeros((1, 3, 32, 32), np.float32)}, {"input": np.zeros(3), "output": np.zeros(3)}, None],
-    ids=["no output", "another shape", "no archive"],
+    [{"input": np.zeros((1, 3, 32, 32), np.float32)}, {"input": np.zeros(3), "output": np.zeros(3)}, b"hello", b""],
+    ids=["no output", "another shape", "no archive", "empty"],
 )
 def test_checks_that_are_none(source, tmp_path, arrays):
     check = tmp_path / "golden.npz"
-    if arrays is None:
-        check.write_text("hello")
+    if isinstance(arrays, bytes):
+        check.write_bytes(arrays)
     else:
         np.savez(check, **arrays)
     with pytest.raises(InputError, match=r"golden\.npz"):
         convert("reste_resnet20_cifar", source, tmp_path / "out.safetensors", check=check)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_check_that_was_damaged_on_the_way(source, tmp_path):
+    check = tmp_path / "golden.npz"
+    np.savez_compressed(check, input=np.zeros((1, 3, 32, 32), np.float32), output=np.zeros((1, 10), np.float32))
+    content = bytearray(check.read_bytes())
+    content[60:80] = bytes(20)
+    check.write_bytes(content)
+    with pytest.raises(InputError, match=r"golden\.npz holds no input and output"):
+        convert("reste_resnet20_cifar", source, tmp_path / "out.safetensors", check=check)
 
 
 def test_without_the_authors_outputs_the_probe_is_stated(source, tmp_path):

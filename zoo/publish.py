@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import settings
 from zoo.build import create_model
-from zoo.errors import CardError, IntegrityError, UsageError, one_line
+from zoo.errors import CardError, InputError, IntegrityError, UsageError, one_line
 from zoo.extras import need
 from zoo.hub.checkpoint import read_contents
 from zoo.hub.fetch import FILE, mismatch, sha256_of, weights_path
@@ -63,6 +63,7 @@ def build_folder(
 
     Raises:
         UsageError: The card is not fit to be published, or the folder is taken.
+        InputError: The folder cannot be made.
         WeightsUnavailable: The file is nowhere to be had.
         IntegrityError: The file is not the card's, does not say what made it, or does not load.
     """
@@ -74,11 +75,14 @@ def build_folder(
         raise UsageError(f"{folder} is there already", hint="choose another --out, or remove it")
     source = checkpoint_path or weights_path(card)
     _check_file(card, source)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}", hint="choose another --out") from None
     try:
         return _fill(card, folder, source, f"{org or settings.hub_org()}/{card.name}", key)
     except BaseException:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.resolve())  # a link to it stays
         raise
 
 

@@ -37,6 +37,7 @@ FACTS = {
     "std": [0.229, 0.224, 0.225],
     "interpolation": "bicubic",
     "crop_pct": 1.0,
+    "crop_mode": "center",
     "batch": "dynamic",
     "labels": list(label_names("cifar10")),
     "act_bits": 1,
@@ -438,6 +439,8 @@ def test_each_modality_has_a_file_of_its_own(tmp_path):
         with torch.no_grad():
             found = torch.export.load(path).module()(image)
             torch.testing.assert_close(found, network(image, modality), rtol=1e-5, atol=1e-6)
+        facts = metadata(path)
+        assert (facts["modality"], facts["crop_mode"]) == (modality, "squash")
     with pytest.raises(UsageError, match="visible or infrared"):
         export("sgiel_pico", tmp_path / "both.onnx")
     with pytest.raises(UsageError, match="knows no modalities"):

@@ -70,3 +70,17 @@ def test_list_verify_prune(cards):
     assert only == ["net.a"]
     assert freed == len(CONTENT)
     assert [file["name"] for file in left] == ["starter.a", "damaged.a", "foreign.a", "old.a"]
+
+
+def test_a_cache_that_is_no_folder_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for command in (["list"], ["verify"], ["prune", "--all"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "zoo", "cache", *command],
+            env=os.environ | {"HF_HUB_CACHE": str(tmp_path / "file")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.startswith("error: Scan cache expects a directory but found a file")

@@ -133,3 +133,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(InputError):
         write_whole(tmp_path / "absent" / "out", b"new")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written: Not a directory"):
+        write_whole(tmp_path / "file" / "out", b"new")
+    with pytest.raises(InputError, match="cannot be written: File name too long"):
+        write_whole(tmp_path / ("o" * 300), b"new")

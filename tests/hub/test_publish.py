@@ -21,7 +21,7 @@ from tests.hub.server import running, sha256
 from zoo import settings
 from zoo.cli.app import commands
 from zoo.convert import convert
-from zoo.errors import CardError, IntegrityError, UsageError, ZooError
+from zoo.errors import CardError, InputError, IntegrityError, UsageError, ZooError
 from zoo.hub.checkpoint import read_contents
 from zoo.hub.readme import PIPELINES, readme
 from zoo.publish import build_folder
@@ -112,6 +112,20 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     with pytest.raises(UsageError, match="is there already"):
         build_folder(NAME, tmp_path)
     assert (tmp_path / "mine").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be made: Not a directory"):
+        build_folder(NAME, tmp_path / "file" / "folder")
+
+
+def test_a_fault_behind_a_link_is_said_as_it_is(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    with pytest.raises(UsageError, match="cannot sign"):
+        build_folder(NAME, tmp_path / "link", key=tmp_path / "absent.pem")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_the_page_says_what_was_measured_and_nothing_else():

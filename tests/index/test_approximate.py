@@ -1,10 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 
 pytest.importorskip("usearch")
 
 from tests.index.test_gallery import facts, named
-from zoo.errors import IntegrityError, UsageError
+from zoo.errors import InputError, IntegrityError, UsageError
 from zoo.index.approximate import build_approximate, open_approximate
 from zoo.index.gallery import Gallery
 
@@ -47,6 +49,21 @@ def test_sees_what_came_later_and_not_what_went(gallery):
     assert best not in hits.rows
 
 
+def test_a_neighbourhood_that_was_removed_does_not_hide_the_rest(tmp_path):
+    rng = np.random.default_rng(0)
+    person = rng.standard_normal((1, 128)).astype(np.float32)
+    values = np.concatenate([person + 0.3 * rng.standard_normal((300, 128)), rng.standard_normal((300, 128))])
+    gallery = Gallery.create(tmp_path / "g", facts(dim=128))
+    gallery.append(values, named(*range(600)))
+    build_approximate(gallery)
+    gallery.remove(np.arange(300))  # more than the candidates that a search begins with
+    near = open_approximate(gallery).search(person, 10).rows
+    assert (near >= 300).all()
+    # strangers are all about as far; seven of the ten are found, 6 to 8 with other seeds
+    exact = gallery.search(person, 10).rows
+    assert len(np.intersect1d(exact, near)) >= 5
+
+
 def test_a_compaction_makes_it_stale(gallery):
     with pytest.raises(UsageError, match="no approximate index"):
         open_approximate(gallery)
@@ -58,3 +75,9 @@ def test_a_compaction_makes_it_stale(gallery):
     (gallery.folder / "approximate.usearch").write_bytes(b"nothing")
     with pytest.raises(IntegrityError, match="damaged"):
         open_approximate(gallery)
+
+
+def test_a_graph_that_cannot_be_written_is_one_line(gallery):
+    shutil.rmtree(gallery.folder)
+    with pytest.raises(InputError, match=r"approximate\.usearch cannot be written"):
+        build_approximate(gallery)

@@ -138,6 +138,21 @@ def test_a_reader_keeps_what_it_opened(tmp_path):
     assert len(Gallery.open(tmp_path / "g")) == 25
 
 
+def test_rows_that_a_compaction_renumbered_are_not_removed(tmp_path):
+    gallery = filled(tmp_path / "g", 4)
+    gallery.remove([0])
+    indexing = Gallery.open(tmp_path / "g")
+    Gallery.open(tmp_path / "g").compact()
+    for change in (
+        lambda: indexing.append(vectors(1), named(1), removing=[1]),
+        lambda: indexing.append(vectors(1), named(4)),  # it would show new numbers to who holds old ones
+        lambda: indexing.remove([1]),
+    ):
+        with pytest.raises(InputError, match="compacted while it was open"):
+            change()
+    assert paths(Gallery.open(tmp_path / "g")) == ["1.png", "2.png", "3.png"]
+
+
 def _append_for_ever(folder):
     gallery = Gallery.open(folder)
     for i in range(10_000):
@@ -225,6 +240,7 @@ def _newer(path):
     [
         ("*.safetensors", _cut, IntegrityError, "header promises"),
         ("*.safetensors", lambda path: path.unlink(), IntegrityError, "lacks its file"),
+        ("*.jsonl", lambda path: path.unlink(), IntegrityError, r"lacks its file 00000001\.jsonl"),
         ("gallery.json", _cut, IntegrityError, "damaged"),
         ("gallery.json", _newer, InputError, "format 9"),
     ],

@@ -86,6 +86,21 @@ def test_lesson_is_the_weighted_sum_of_label_and_teacher(kind, weights):
     torch.testing.assert_close(loss, 0.7 * F.cross_entropy(said, labels) + 0.3 * lesson, rtol=1e-4, atol=1e-5)
 
 
+def test_a_teacher_of_timms_that_was_trained_on_the_data(tmp_path):
+    """It has the data's classes, and is shown the only size that it takes."""
+    name = "timm:test_vit"
+    network, _ = new_network(recipe(model=name), {"num_classes": 5})
+    save_file(network.state_dict(), tmp_path / "teacher.safetensors")
+    wanted = Distill(teacher=name, checkpoint=str(tmp_path / "teacher.safetensors"), weight=1.0)
+    teacher = Teacher(wanted, new_method("plain"), 5, input_of(ARCH), CPU)
+    pupil = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5))
+    x = torch.rand(2, 3, 32, 32)
+    assert teacher.loss(pupil, x, torch.tensor([1, 2])).isfinite()
+    torch.testing.assert_close(teacher.model.state_dict()["head.weight"], network.state_dict()["head.weight"])
+    with pytest.raises(UsageError, match="knows 5 classes, the data has 4"):
+        Teacher(wanted, new_method("plain"), 4, input_of(ARCH), CPU)
+
+
 def test_a_teacher_of_other_classes(weights):
     wanted = Distill(teacher=ARCH, checkpoint=str(weights))
     with pytest.raises(UsageError, match="knows 10 classes, the data has 5"):

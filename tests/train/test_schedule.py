@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from zoo.errors import UsageError
 from zoo.layers.binary import reste_power
-from zoo.train.recipe import Schedule
+from zoo.train.recipe import Schedule, load_recipe
 from zoo.train.schedule import learning_rate
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "reste_schedules.json").read_text())
@@ -23,6 +24,17 @@ def test_paper_schedule(name):
     for epoch, power in run["o"].items():
         # the released loop computes it in float32, whose last digit is 1.2e-7
         assert reste_power(int(epoch), run["epochs"], run["o_end"]) == pytest.approx(power, rel=3e-7), epoch
+
+
+def test_paper_schedule_keeps_to_its_rate_or_is_refused():
+    """It is chained onto the warm-up while rising; over a few epochs it would rise to many times the rate."""
+    for epochs in (6, 8, 9, 24):
+        with pytest.raises(UsageError, match=r"schedule.*no warmup, or 20 epochs and more"):
+            load_recipe("reste_resnet20_cifar_paper", (f"schedule.epochs={epochs}",))
+    for overrides in (("schedule.epochs=25",), ("schedule.epochs=4", "schedule.warmup=0")):
+        schedule = load_recipe("reste_resnet20_cifar_paper", overrides).schedule
+        # 2 / (1 + cos(4 pi / 21)), the overshoot over the fewest epochs that are allowed
+        assert max(learning_rate(schedule, 1.0, epoch) for epoch in range(schedule.epochs)) < 1.1
 
 
 def test_cosine_rises_then_falls_to_nothing():

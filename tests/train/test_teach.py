@@ -409,6 +409,18 @@ def test_a_few_bad_pictures_are_left_out_and_listed(model, tmp_path):
     assert read_taught(model).facts.tasks[1].counts == (6,)  # a fifth of eight is held out
 
 
+def test_bad_pictures_to_measure_on_are_listed_as_well(model, tmp_path):
+    write(tmp_path / "new", "blue", seed=1)
+    write(tmp_path / "test", "red", "grey", count=4, seed=2)
+    for name in ("red", "grey"):  # grey is still to come, and passed over
+        (tmp_path / "test" / name / "0.png").write_bytes(b"no picture")
+    ready = prepare(model, tmp_path / "new", val=tmp_path / "test", device="cpu")
+    assert len(ready.measured[1]) == 3
+    assert [fault.message for fault in ready.failed] == [
+        f"{tmp_path / 'test' / 'red' / '0.png'} is text, not a picture"
+    ]
+
+
 def test_a_known_class_is_refused(model, sets):
     old = model.read_bytes()
     assert "knows green, red already" in str(refused("teach", model, "--add", sets / "first"))

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
+from safetensors.torch import save_file
 
 import zoo
+from zoo.hub.checkpoint import facts_for
 
 testclient = pytest.importorskip("fastapi.testclient")
 pytest.importorskip("prometheus_client")
@@ -86,6 +88,17 @@ def test_what_is_served_is_said(client):
     assert model["max_pictures"] == 6
     assert len(model["labels"]) == 10
     assert client.get("/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("labels", [["yes", "no"], None])
+def test_the_labels_are_those_of_the_answers(labels, tmp_path):
+    facts = facts_for(ARCH, {"num_classes": 2}, **({"labels": labels} if labels else {}))
+    save_file(zoo.create_model(ARCH, num_classes=2).state_dict(), tmp_path / "own.safetensors", facts)
+    pipe = zoo.pipeline(ARCH, device="cpu", checkpoint_path=tmp_path / "own.safetensors")
+    with testclient.TestClient(build_app(pipe)) as client:
+        assert client.get("/v1/model").json()["labels"] == labels
+        (result,) = client.post("/v1/classify", files=files(png(0))).json()["results"]
+    assert {entry["label"] for entry in result["predictions"]} == set(labels or ["class 0", "class 1"])
 
 
 def test_metrics_count(client):

@@ -116,10 +116,11 @@ def export(
     _refuse(out, format, opset)
     _refuse_reduced(what, format, dtype, data)
     model = create_model(card.name, pretrained=True, checkpoint_path=checkpoint_path).eval().requires_grad_(False)
-    part = part_of(of_modality(model, card, modality), card, what, _input_size(model, card))
+    whole = of_modality(model, card, modality)
+    part = part_of(whole, card, what, _input_size(model, card))
     module = Bfloat16(copy.deepcopy(part.module)) if dtype == "bfloat16" else part.module
     program, dynamic = trace(module, part.size, dynamic_size, dtype=part.dtype)
-    facts = facts_of(card, model, checkpoint_path, part) | {"task": what, "dtype": dtype}
+    facts = facts_of(card, whole, checkpoint_path, part) | {"task": what, "dtype": dtype}
     facts |= {"batch": "dynamic" if dynamic else 1, "size": "dynamic" if dynamic_size else "fixed"}
     batch_sizes = BATCH_SIZES if dynamic else (1,)
     names = part.input, part.output
@@ -358,7 +359,7 @@ def facts_of(
 
     Args:
         card: The checkpoint's card.
-        model: The network.
+        model: The network, or what one modality needs of it.
         checkpoint_path: Where its weights came from, if not from the card.
         part: What is written of it, where that is not the whole.
     """
@@ -377,6 +378,7 @@ def facts_of(
             "std": card.input.std,
             "interpolation": card.input.interpolation,
             "crop_pct": card.input.crop_pct,
+            "crop_mode": card.input.crop_mode,
         }
     facts |= part.facts if part else {}
     labels = class_names(card, checkpoint_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from zoo import settings
-from zoo.errors import UnknownName
+from zoo.errors import InputError, UnknownName, one_line
 from zoo.hub.fetch import FILE, mismatch, sha256_of
 from zoo.registry.names import load_card
 
@@ -41,7 +41,11 @@ class LocalFile:
 
 
 def cached() -> list[LocalFile]:
-    """Files of ours, bundled ones first."""
+    """Files of ours, bundled ones first.
+
+    Raises:
+        InputError: What HF_HUB_CACHE names is no folder.
+    """
     bundled = [
         LocalFile(path.stem, path, path.stat().st_size, "bundled")
         for path in sorted(settings.bundled_weights().glob("*.safetensors"))
@@ -95,6 +99,8 @@ def _scan() -> "HFCacheInfo | None":
         return scan_cache_dir()
     except CacheNotFound:  # nothing was ever fetched
         return None
+    except ValueError as error:
+        raise InputError(one_line(error), hint="name a folder in HF_HUB_CACHE, or none") from None
 
 
 def _state(file: LocalFile) -> Literal["ok", "corrupt", "unknown"]:

@@ -5,6 +5,7 @@ is a flat map of strings; ours is JSON again, under the key `zoo`: `architecture
 made the file.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -141,7 +142,8 @@ def write_whole(path: Path, data: bytes) -> None:
             f"{path} cannot be written: {error.strerror}", hint="make room, or choose another place"
         ) from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where there is no such folder there is nothing to remove, by many names
+            part.unlink()
 
 
 def _refuse_foreign(path: Path, start: bytes, length: int, size: int) -> None:

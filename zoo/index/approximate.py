@@ -11,6 +11,7 @@ torch. The graph knows the rows that were there when it was built; rows behind t
 ones are left out.
 """
 
+import contextlib
 import os
 import warnings
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.errors import IntegrityError, UsageError, one_line
+from zoo.errors import InputError, IntegrityError, UsageError, one_line
 from zoo.extras import need
 from zoo.hub.checkpoint import write_whole
 from zoo.index.exact import NOTHING, Block, Hits, rescored, search_blocks
@@ -77,16 +78,29 @@ class Approximate:
     def search(self, queries: Any, k: int) -> Hits:
         """Nearly the k best items of each query; the arguments and errors of `Gallery.search`."""
         wanted = queries_of(queries, self.gallery.facts.dim, k)
-        per_item = self.gallery.facts.per_item
-        count = min(max(FEWEST, SPARE * k) * per_item, self.facts.rows * per_item)
-        signs = _signs(wanted, torch.tensor(self.facts.mean))
-        self.graph.expansion_search = max(self.facts.effort, count)
-        keys = self.graph.search(signs, count, threads=torch.get_num_threads()).keys
-        rows = np.asarray(keys, np.int64).reshape(len(wanted), -1) // per_item
-        removed = self.gallery.removed_rows()
-        near = np.stack([_distinct(mine, removed, count) for mine in rows])
+        near = self._near(wanted, max(FEWEST, SPARE * k))
         behind, _ = search_blocks(wanted, self._tail, k) if self.gallery.rows > self.facts.rows else (near[:, :0], None)
         return rescored(wanted, np.concatenate((near, behind), 1), self.gallery.take, k)
+
+    def _near(self, queries: Tensor, candidates: int) -> NDArray[np.int64]:
+        """(Q, C) rows of the graph that may be the nearest, padded.
+
+        Where most of a neighbourhood was removed, the search goes on until half of the candidates are there.
+        """
+        removed, per_item = self.gallery.removed_rows(), self.gallery.facts.per_item
+        enough = min(candidates, self.facts.rows - int((removed < self.facts.rows).sum())) / 2
+        count, most = min(candidates, self.facts.rows) * per_item, self.facts.rows * per_item
+        signs = _signs(queries, torch.tensor(self.facts.mean))
+        while True:
+            self.graph.expansion_search = max(self.facts.effort, count)
+            keys = self.graph.search(signs, count, threads=torch.get_num_threads()).keys
+            each = np.asarray(keys, np.int64).reshape(len(queries), -1)
+            found = [np.setdiff1d(own // per_item, removed) for own in each]  # each row once
+            # fewer vectors than were asked for: no more can be reached in the graph
+            done = [len(rows) >= enough or len(np.unique(own)) < count for rows, own in zip(found, each, strict=True)]
+            if count == most or all(done):
+                return np.stack([_padded(rows, count) for rows in found])
+            count = min(2 * count, most)
 
     def _tail(self) -> list[Block]:
         """The vectors behind what the graph covers."""
@@ -107,6 +121,7 @@ def build_approximate(gallery: Gallery, *, effort: int = EFFORT) -> Approximate:
 
     Raises:
         UsageError: usearch is missing, or the gallery is empty.
+        InputError: It cannot be written; the old one stays.
     """
     if not len(gallery):
         raise UsageError(f"{gallery.name} is empty", hint="index pictures first")
@@ -121,8 +136,15 @@ def build_approximate(gallery: Gallery, *, effort: int = EFFORT) -> Approximate:
     found = Approximate(gallery, graph, facts)
     facts.recall = _measured(found)
     part = gallery.folder / f".{GRAPH}.{os.getpid()}.part"
-    graph.save(str(part))
-    part.replace(gallery.folder / GRAPH)
+    try:
+        graph.save(str(part))
+        part.replace(gallery.folder / GRAPH)
+    except (OSError, RuntimeError) as error:  # usearch's own is the latter, for a full disk too
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise InputError(
+            f"{gallery.folder / GRAPH} cannot be written: {one_line(error)}", hint="make room, or check its permissions"
+        ) from None
     write_whole(gallery.folder / FACTS, msgspec.json.encode(facts))
     return found
 
@@ -180,10 +202,9 @@ def _mean(gallery: Gallery) -> Tensor:
     return (total / (gallery.rows * gallery.facts.per_item)).float()
 
 
-def _distinct(rows: NDArray[np.int64], removed: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Each row once, without the removed, padded."""
-    kept = np.setdiff1d(rows, removed)
-    return np.concatenate((kept, np.full(count - len(kept), NOTHING)))
+def _padded(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Rows, and `NOTHING` behind them."""
+    return np.concatenate((rows, np.full(count - len(rows), NOTHING)))
 
 
 def _measured(found: Approximate) -> float:

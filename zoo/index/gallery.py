@@ -222,11 +222,12 @@ class Gallery:
 
         Raises:
             ValueError: Shapes that do not fit, or numbers that float16 does not hold.
-            InputError: The disk is full, or another process writes; nothing changed.
+            InputError: The disk is full, another process writes, or one has compacted it since; nothing changed.
         """
         added = narrowed(vectors, len(items), self.facts)
         lines = [msgspec.json.encode(dict(item)) for item in items]
         with self._writing() as manifest:
+            self._refuse_renumbered(manifest)
             _mark(manifest, removing)
             old = _mapped(self.folder, self._small_tail(manifest, len(lines)), self.facts)
             gone = [part.first + i for part in old for i in part.shard.removed]
@@ -241,9 +242,10 @@ class Gallery:
 
         Raises:
             ValueError: There is no such row.
-            InputError: Another process writes, or nothing can be written.
+            InputError: Another process writes or has compacted it since, or nothing can be written.
         """
         with self._writing() as manifest:
+            self._refuse_renumbered(manifest)
             _mark(manifest, rows)
 
     def compact(self) -> None:
@@ -282,6 +284,14 @@ class Gallery:
             _write(self.folder, manifest)
             _sweep(self.folder, manifest)
         self._manifest, self._parts = manifest, _mapped(self.folder, manifest.shards, manifest.facts)
+
+    def _refuse_renumbered(self, manifest: _Manifest) -> None:
+        """Whoever holds rows of this object would have others removed in their place once the rows have new numbers."""
+        if manifest.numbering != self.numbering:
+            raise self._was_compacted()
+
+    def _was_compacted(self) -> InputError:
+        return InputError(f"{self.folder} was compacted while it was open", hint="open it again")
 
     def _small_tail(self, manifest: _Manifest, count: int) -> list[_Shard]:
         """Shards taken off the end that are no larger than what comes behind them: many small steps leave few files."""
@@ -322,7 +332,7 @@ class Gallery:
         try:
             lines = path.read_bytes().splitlines()
         except FileNotFoundError:
-            raise InputError(f"{self.folder} was compacted while it was open", hint="open it again") from None
+            raise self._was_compacted() from None
         if len(lines) != part.shard.items:
             raise IntegrityError(f"{path} has {len(lines)} lines, not {part.shard.items}", hint="index again")
         return lines
@@ -364,8 +374,9 @@ def _mapped(folder: Path, shards: list[_Shard], facts: Facts) -> list[_Part]:
     parts, first = [], 0
     for shard in shards:
         path = folder / f"{shard.name}.safetensors"
-        if not path.exists():
-            raise FileNotFoundError(2, "gone", str(path))
+        for file in (path, path.with_suffix(".jsonl")):
+            if not file.exists():
+                raise FileNotFoundError(2, "gone", str(file))
         contents = read_contents(path)
         expected = {"vectors": (shard.items, facts.per_item, facts.dim)}
         if contents.shapes != expected or contents.dtypes != {"vectors": "F16"}:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import IntegrityError, UnknownName, WeightsUnavailable, one_line
+from zoo.hub.checkpoint import read_contents
 from zoo.registry.card import Input
 from zoo.registry.names import resolve
 
@@ -33,13 +34,15 @@ def timm_input(name: str) -> Input:
         std=tuple(map(float, cfg.std)),
         interpolation=cfg.interpolation or "bicubic",
         crop_pct=cfg.crop_pct or 0.875,
+        crop_mode="squash" if cfg.crop_mode == "squash" else "center",
+        fixed_size=cfg.fixed_input_size,
     )
 
 
 def timm_network(
     name: str, *, pretrained: bool = False, checkpoint_path: str | Path | None = None, **kwargs: Any
 ) -> "nn.Module":
-    """A network of timm's.
+    """A network of timm's; one from a file has as many classes as the file, where nobody says otherwise.
 
     Args:
         name: "timm:" and timm's name, with or without a tag.
@@ -55,14 +58,14 @@ def timm_network(
     """
     import timm
 
-    _cfg(name)
+    cfg = _cfg(name)
     own = name.removeprefix(PREFIX)
     if checkpoint_path is None and not pretrained:
         return timm.create_model(own, **kwargs)
     if checkpoint_path and Path(checkpoint_path).suffix != ".safetensors":  # timm would unpickle another
         raise IntegrityError(f"{checkpoint_path} is not called .safetensors", hint="only those are loaded")
-    overlay = {"file": str(checkpoint_path), "hf_hub_id": None, "url": None} if checkpoint_path else None
     try:
+        overlay = _of_file(Path(checkpoint_path), cfg) if checkpoint_path else None
         return timm.create_model(own, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     except TypeError:
         raise
@@ -76,6 +79,17 @@ def timm_network(
 def architecture_of(name: str) -> str:
     """What files made of a network call it: timm's name, or ours before the dot."""
     return name.removeprefix(PREFIX) if is_timms(name) else resolve(name).architecture
+
+
+def _of_file(path: Path, cfg: Any) -> dict[str, Any]:
+    """What a file puts in the place of timm's facts; the head of another number of classes timm would throw away."""
+    overlay: dict[str, Any] = {"file": str(path), "hf_hub_id": None, "url": None}
+    heads = [cfg.classifier] if isinstance(cfg.classifier, str) else cfg.classifier or ()
+    shapes = read_contents(path).shapes
+    for shape in (shapes.get(f"{head}.weight") for head in heads):
+        if shape:
+            overlay["num_classes"] = shape[0]
+    return overlay
 
 
 def _cfg(name: str) -> Any:

@@ -156,7 +156,8 @@ def prepare(
     labels = labels + len(facts.classes)
     learned = torch.ones(len(labels), dtype=torch.bool)
     if isinstance(val, Path):
-        measured, measured_on = _val_folder(val, facts, samples.names), str(val)
+        seen, truth, bad = _of_classes(val, facts.input, (*facts.classes, *samples.names))  # not those still to come
+        failed, measured, measured_on = (*failed, *bad), (seen, truth), str(val)
     else:
         learned = _learned(labels, val, settings.seed)
         measured, measured_on = _held_out(taught, images[~learned], labels[~learned], val)
@@ -333,12 +334,6 @@ def _recalled(taught: Taught) -> tuple[Tensor, Tensor]:
     images = torch.empty((len(rows), height, width, channels), dtype=torch.uint8)
     for at, row in enumerate(rows.tolist()):
         images[at] = torch.from_numpy(taught.picture(row).copy())
-    return images, labels
-
-
-def _val_folder(folder: Path, facts: Facts, new: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Pictures of old and new classes to measure on; classes still to come are passed over."""
-    images, labels, _ = _of_classes(folder, facts.input, (*facts.classes, *new))
     return images, labels
 
 

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 import zoo
 from zoo import settings
 from zoo.data.images import Encoded
-from zoo.registry.labels import label_names
+from zoo.tasks.classify import Classify
 from zoo.tasks.pipeline import Pipeline
 from zoo.web.batching import Batcher, Busy, Stopping
 from zoo.web.middleware import Limits, Measured
@@ -111,7 +111,7 @@ def build_app(pipe: Pipeline[Any], limits: ServeLimits | None = None) -> FastAPI
             summary=pipe.card.summary,
             license=pipe.card.license,
             input_size=list(pipe.card.input.size),
-            labels=list(label_names(pipe.card.labels)) if pipe.card.labels and task == "classify" else None,
+            labels=_labels(pipe),
             max_bytes=limits.max_bytes,
             max_pictures=limits.max_pictures,
             max_pixels=settings.max_pixels(),
@@ -193,6 +193,12 @@ def serve(app: FastAPI, host: str, port: int, limits: ServeLimits, ready: Callab
             uvicorn.Server(config).run([listening])
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def _labels(pipe: Pipeline[Any]) -> list[str] | None:
+    """Names of the classes as the answers have them; none where these only number them."""
+    names = list(pipe.task.names) if isinstance(pipe.task, Classify) else []
+    return names if names and len(names) == getattr(pipe.model, "num_classes", len(names)) else None
 
 
 def _fault(entry: Any) -> str:
