@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import zoo
+from zoo.errors import UsageError
 from zoo.hub.checkpoint import facts_for
 
 testclient = pytest.importorskip("fastapi.testclient")
@@ -332,3 +333,9 @@ def test_the_document_is_typed(client):
     assert "Answers_Classified_" in good
     predictions = document["components"]["schemas"]["Classified"]["properties"]["predictions"]
     assert predictions["items"]["$ref"].endswith("Prediction")
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0.0])
+def test_a_limit_that_never_comes_is_refused(seconds):
+    with pytest.raises(UsageError, match="a time limit of"):
+        ServeLimits(seconds=seconds)

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 import zoo
 from zoo import settings
 from zoo.data.images import Encoded
+from zoo.errors import UsageError
 from zoo.tasks.classify import Classify
 from zoo.tasks.pipeline import Pipeline
 from zoo.web.batching import Batcher, Busy, Stopping
@@ -25,6 +26,8 @@ from zoo.web.middleware import Limits, Measured
 from zoo.web.schema import ANSWERS, Health, Model, Refused
 
 __all__ = ["ServeLimits", "build_app", "serve"]
+
+DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,17 @@ class ServeLimits:
         max_bytes: Of a request's body.
         max_pictures: Of a request.
         queue: Pictures inside at once; more are refused with 429.
-        seconds: For a body to arrive (408), and for its answer (503).
+        seconds: For a body to arrive (408), and for its answer (503); up to a day.
     """
 
     max_bytes: int = 16 * 2**20
     max_pictures: int = 64
     queue: int = 256
     seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= DAY:
+            raise UsageError(f"a time limit of {self.seconds:g} s", hint=f"up to a day, --timeout {DAY}")
 
 
 class _Metrics:
