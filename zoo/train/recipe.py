@@ -110,8 +110,8 @@ class Optimizer(_Part, frozen=True):
         momentum: Of SGD.
         nesterov: Whether SGD looks ahead.
         betas: Of Adam and its relatives.
-        weight_decay: On every parameter for sgd and adam, as in the ReSTE paper, and for methods with rates of their own
-            for parts of a network; else not on biases and norms.
+        weight_decay: On every parameter for sgd and adam, as in the ReSTE paper, and for methods with rates of their
+            own for parts of a network; else not on biases and norms.
         layer_decay: Factor of the learning rate from one layer to the one below it; 1 leaves all the same, as such
             methods do.
         clip_norm: Longest gradient; 0 leaves it.
