@@ -112,6 +112,20 @@ def test_classes_are_matched_by_name(root):
         aligned(found, ("cat", "dog"), "folders")
 
 
+def test_numbers_as_names_of_folders_are_the_classes(tmp_path, pictures):
+    for number in ("2", "10"):  # by name, 10 comes first
+        (tmp_path / number).mkdir()
+        pictures[int(number) % 9].save(tmp_path / number / "a.png")
+    found = open_data(".", "test", tmp_path)
+    names = tuple(f"class {k}" for k in range(11))
+    labels = {np.asarray(p).tobytes(): k for k, p in ((2, pictures[2]), (10, pictures[1]))}
+    assert {content: label for label, content in contents(aligned(found, names, "set"))} == labels
+    rest = found[found.labels == found.names.index("2")]
+    assert aligned(rest, ("1", "10", "2"), "set").labels.tolist() == [2]  # names that are numbers are names first
+    with pytest.raises(UsageError, match="no class is called 10"):
+        aligned(found, names[:10], "set")
+
+
 def test_a_bad_file_is_an_error_of_its_own(root, tmp_path):
     place = tmp_path / "cat"
     place.mkdir()

@@ -120,16 +120,19 @@ def array_samples(pictures: Pictures) -> Samples:
 def aligned(data: Pictures | Samples, names: tuple[str, ...], what: str) -> Pictures | Samples:
     """The same pictures with their classes numbered as in `names`.
 
-    Case, dashes and underscores make no difference. Names that are all numbers, as lists may have them, stay numbers.
+    Case, dashes and underscores make no difference. Names that are all numbers, as lists and folders may have them,
+    and no names among these, stay numbers.
 
     Raises:
         UsageError: A class that is not among them.
     """
-    numbered = all(name.isdigit() for name in data.names) and len(data.names) <= len(names)
-    if data.names == names or (numbered and isinstance(data, Samples)):
-        return replace(data, names=names)
+    if data.names == names:
+        return data
     numbers = {_plain(name): number for number, name in enumerate(names)}
     strange = [name for name in data.names if _plain(name) not in numbers]
+    if strange and isinstance(data, Samples) and all(name.isdecimal() for name in data.names):
+        numbers = {_plain(name): int(name) for name in data.names if int(name) < len(names)}
+        strange = [name for name in data.names if _plain(name) not in numbers]
     if strange:
         raise UsageError(
             f"{what}: no class is called {', '.join(strange[:3])}",
