@@ -13,6 +13,13 @@ def test_lines_and_tables(tmp_path):
     assert read_json(tmp_path / "one.json") == {"a": [1]}
 
 
+def test_the_mark_that_spreadsheets_put_first_is_no_text(tmp_path):
+    (tmp_path / "table.csv").write_text("path\na.png\n", encoding="utf-8-sig")
+    assert read_table(tmp_path / "table.csv", "a table") == [{"path": "a.png"}]
+    (tmp_path / "one.json").write_text("[1]", encoding="utf-8-sig")
+    assert read_json(tmp_path / "one.json") == [1]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [(None, "no such file"), (b"\xff\xfe\x00", "cannot be read: 'utf-8' codec"), (b"{", "is no JSON")],

@@ -232,7 +232,7 @@ def _list(path: Path) -> Samples:
     """A table with the columns path and label; labels are names, or numbers from 0."""
     try:
         if path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it, or without their mark
                 rows = [(row["path"], row["label"]) for row in csv.DictReader(file)]
         else:
             need("index", str(path))
@@ -240,6 +240,9 @@ def _list(path: Path) -> Samples:
 
             table = pyarrow.parquet.read_table(path, columns=["path", "label"])
             rows = list(zip(*(table[name].to_pylist() for name in ("path", "label")), strict=True))
+        lacking = [number for number, row in enumerate(rows, 1) if None in row or "" in row]
+        if lacking:
+            raise ValueError(f"row {lacking[0]} lacks a path or a label")
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise InputError(
             f"{path} cannot be read: {one_line(error)}", hint="it has the columns path and label"
@@ -251,7 +254,7 @@ def _list(path: Path) -> Samples:
 def _numbered(labels: Sequence[Any]) -> tuple[list[int], list[str]]:
     """Labels as numbers, and the names: numbers stay if all are some, names are sorted."""
     words = [str(label).strip() for label in labels]
-    if words and all(word.isdigit() for word in words):
+    if words and all(word.isdecimal() for word in words):
         return [int(word) for word in words], [str(k) for k in range(max(map(int, words)) + 1)]
     names = sorted(set(words))
     places = {name: k for k, name in enumerate(names)}

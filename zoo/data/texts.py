@@ -23,7 +23,7 @@ def read_text(path: Path, hint: str = "check the path", error: type[ZooError] = 
         ZooError: Of that kind: it is not there, or cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # the mark that spreadsheets and Windows put first is no text
     except FileNotFoundError:
         raise error(f"{path}: no such file", hint=hint) from None
     except (OSError, UnicodeDecodeError) as fault:
