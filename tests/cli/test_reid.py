@@ -112,6 +112,20 @@ def test_remove_and_info(people, tmp_path):
     assert "items      6" in run("info", "--gallery", folder).stdout
 
 
+def test_brackets_in_a_path_are_no_pattern(tmp_path, monkeypatch):
+    folder, places = tmp_path / "g", tmp_path / "[set]"
+    places.mkdir()
+    for shade, name in enumerate(("a[1].png", "a1.png", "b.png", "c.png")):
+        Image.new("RGB", (32, 64), (60 * shade, 0, 90)).save(places / name)
+    run("index", places, "--gallery", folder)
+    monkeypatch.chdir(places)
+    assert run("remove", "a[1].png", "--gallery", folder).exit_code == 0
+    left = run("info", "--gallery", folder, "--items").stdout.splitlines()
+    assert [path.rpartition("/")[2] for path in left] == ["a1.png", "b.png", "c.png"]
+    assert run("remove", "[ab]*.png", "--gallery", folder).exit_code == 0
+    assert run("info", "--gallery", folder, "--items").stdout.splitlines() == [str(places / "c.png")]
+
+
 def test_approximate(people, tmp_path):
     pytest.importorskip("usearch")
     folder = tmp_path / "g"
