@@ -77,6 +77,14 @@ def test_calls_that_cannot_work(folder, tmp_path, args, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_be_had_keeps_its_name(tmp_path):
+    empty = tmp_path / "a:b"
+    empty.mkdir()
+    for more in ((), ("--preview",)):
+        (row,) = json.loads(run(empty, "--out", tmp_path / "out", "--json", *more).stdout)
+        assert row["source"] == str(empty)
+
+
 def test_the_input_folder_is_no_output_folder(folder, tmp_path):
     done = run(folder, "--out", folder)
     assert isinstance(done.exception, UsageError)

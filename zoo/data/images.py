@@ -128,26 +128,27 @@ def _expand_one(text: str, suffixes: Set[str]) -> Iterator[str | InputError]:
         try:
             yield from list_files(text, suffixes)
         except InputError as error:
+            error.source = text
             yield error
     elif os.path.isdir(text):  # noqa: PTH112 - a path with a null byte is a missing file here, not a ValueError
         yield from _or_error(
-            _walk(text, suffixes), f"{text}: no picture in this folder", f"looked for {', '.join(sorted(suffixes))}"
+            _walk(text, suffixes), text, "no picture in this folder", f"looked for {', '.join(sorted(suffixes))}"
         )
     elif glob.has_magic(text) and not os.path.lexists(text):
         yield from _or_error(
-            _matches(text, suffixes), f"{text}: nothing matches", "quote the pattern; ** also looks into folders"
+            _matches(text, suffixes), text, "nothing matches", "quote the pattern; ** also looks into folders"
         )
     else:
         yield text
 
 
-def _or_error(found: Iterator[str], message: str, hint: str) -> Iterator[str | InputError]:
+def _or_error(found: Iterator[str], text: str, fault: str, hint: str) -> Iterator[str | InputError]:
     empty = True
     for path in found:
         empty = False
         yield path
     if empty:
-        yield InputError(message, hint=hint)
+        yield InputError(f"{text}: {fault}", hint=hint, source=text)
 
 
 def _walk(folder: str, suffixes: Set[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from zoo.errors import InputError, UsageError, ZooError
 from zoo.hub.checkpoint import write_whole
 from zoo.results.filtered import Filtered
 from zoo.tasks.draw import output_folder, save_picture, stem_of
-from zoo.tasks.filter import FilterPipeline, middle
+from zoo.tasks.filter import FilterPipeline, middle, name_of
 from zoo.viz.compare import compare_page
 from zoo.viz.panels import contact_sheet
 
@@ -86,11 +86,10 @@ class FilteredFiles:
             if compare and not result.error:
                 self._page(result)
         except InputError as error:
-            source = error.message.partition(":")[0] if isinstance(item, ZooError) else item
-            return Filtered(source, error=error)
+            return Filtered(name_of(item), error=error)
         except OSError as error:
             fault = InputError(f"{item} was not written: {error.strerror or error}", hint="check the --out folder")
-            return Filtered(str(item), error=fault)
+            return Filtered(name_of(item), error=fault)
         return result
 
     def _picture(self, source: str) -> Filtered:
@@ -130,7 +129,7 @@ class FilteredFiles:
             raster = middle(self._first_frame(source) if is_video(source) else self.pipe.read(source), PREVIEW)
             save_picture(partial(_sheet, self.pipe, raster, source), path)
         except InputError as error:
-            return Filtered(str(source), error=error)
+            return Filtered(name_of(source), error=error)
         height, width = raster.pixels.shape[:2]
         return Filtered(source, raster.pixels, raster.pixels, size=(width, height), path=str(path))
 
