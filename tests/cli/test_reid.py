@@ -101,6 +101,17 @@ def test_another_networks_gallery(gallery, people):
     assert "other weights of sgiel_pico.people: 000000000000" in fault(refused)
 
 
+def test_a_name_that_a_gallery_cannot_hold_costs_itself_only(tmp_path):
+    places = tmp_path / "in"
+    places.mkdir()
+    for name in ("a.png", "b\udcff.png", "c.png"):
+        Image.new("RGB", (32, 64), "red").save(places / name)
+    result = run("index", places, "--gallery", tmp_path / "g")
+    assert result.exit_code == 1
+    assert "the name is not UTF-8" in result.stderr
+    assert len(run("info", "--gallery", tmp_path / "g", "--items").stdout.splitlines()) == 2
+
+
 def test_remove_and_info(people, tmp_path):
     folder = tmp_path / "g"
     run("index", people / "cam1", "--gallery", folder)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 ZOO = [sys.executable, "-m", "zoo"]
 
@@ -54,6 +55,20 @@ def test_no_utf8_is_no_reason_to_die(args):
     done = run(*args, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL="C", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", b"b\xff.png"), ("latin-1", rb"b\udcff.png")])
+def test_names_that_are_no_text_cost_nothing(tmp_path, encoding, shown):
+    names = [b"a.png", b"b\xff.png", "c\u65e5.png".encode()]
+    for name in names:
+        Image.new("RGB", (32, 32)).save(os.fsdecode(bytes(tmp_path) + b"/" + name))
+    listed = b"\n".join(bytes(tmp_path) + b"/" + name for name in names) if encoding == "utf-8" else b""
+    command = [*ZOO, "predict", "reste_resnet20_cifar", "-" if listed else str(tmp_path), "--topk", "1", "--csv"]
+    env = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    done = subprocess.run(command, input=listed, env=env, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(done.stdout.splitlines()) == 4
+    assert shown in done.stdout
 
 
 def test_a_closed_pipe_is_quiet():

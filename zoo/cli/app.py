@@ -66,6 +66,7 @@ def commands() -> typer.Typer:
 
 def main() -> None:
     """Run the command line and exit: 0, or the error's own code, 70 for a fault of ours, 130 after Ctrl-C."""
+    out.settle()
     try:
         try:
             commands()()

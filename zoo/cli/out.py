@@ -1,6 +1,8 @@
 """The one place that prints. Data goes to stdout, talk to stderr."""
 
+import codecs
 import csv as csv_format
+import io
 import json as json_format
 import os
 import shutil
@@ -30,6 +32,7 @@ __all__ = [
     "progress",
     "rich",
     "say",
+    "settle",
     "size",
     "style",
     "table",
@@ -42,6 +45,14 @@ quiet = False  # set by --quiet
 
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 SHOWN = 100  # failures listed by name
+
+
+def settle() -> None:
+    """Let names of files pass that are no text to the terminal: as they are, or spelled out where it has no UTF-8."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            passes = stream is sys.stdin or codecs.lookup(stream.encoding).name == "utf-8"
+            stream.reconfigure(errors="surrogateescape" if passes else "backslashreplace")
 
 
 def is_terminal(stream: TextIO) -> bool:

@@ -8,7 +8,19 @@ from typing import Any
 
 from zoo.errors import InputError, ZooError, one_line
 
-__all__ = ["read_json", "read_lines", "read_table", "read_text"]
+__all__ = ["check_name", "read_json", "read_lines", "read_table", "read_text"]
+
+
+def check_name(path: str) -> None:
+    """Refuse a file's name that a gallery, whose items are JSON, cannot hold.
+
+    Raises:
+        InputError: It is not UTF-8.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: the name is not UTF-8", hint="rename it", source=path) from None
 
 
 def read_text(path: Path, hint: str = "check the path", error: type[ZooError] = InputError) -> str:

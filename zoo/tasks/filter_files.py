@@ -151,7 +151,7 @@ class FilteredFiles:
             note += f", shown at {before.width} x {before.height}"
         path = self._free(PurePath(str(result.path)).name, ".compare.html")
         page = compare_page(before, after, title=PurePath(result.source).name, note=note)
-        write_whole(path, page.encode())
+        write_whole(path, page.encode(errors="backslashreplace"))
 
     def _free(self, source: str, suffix: str) -> Path:
         """Where a result goes: the source's name, with -2, -3 ... behind it where another result of this run has it.

@@ -15,6 +15,7 @@ import numpy as np
 
 from zoo.data.images import Item
 from zoo.data.reid_sets import Clue, clue
+from zoo.data.texts import check_name
 from zoo.data.urls import is_url
 from zoo.errors import InputError
 from zoo.index.exact import NOTHING, Hits
@@ -94,6 +95,11 @@ class Indexing:
                 yield source
             elif path not in seen:
                 seen.add(path)
+                try:
+                    check_name(path)
+                except InputError as error:
+                    yield error
+                    continue
                 if self._is_unchanged(path):
                     self.unchanged += 1
                 else:
