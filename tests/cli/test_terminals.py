@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -75,6 +76,22 @@ def test_a_closed_pipe_is_quiet():
     with subprocess.Popen([*ZOO, "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's")
+def test_a_full_disk_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*ZOO, "list"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "error: the output cannot be written: No space left on device\n  try: make room\n"
+
+
+def test_what_the_machine_refuses_is_one_line():
+    name = "a" * 300
+    done = run("predict", name)
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith(f"error: {name}: File name too long\n  try: ")
+    assert b"Traceback" in run("predict", name, "--debug").stderr
 
 
 def test_completion_knows_the_models():

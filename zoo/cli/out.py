@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import InputError, UsageError, ZooError
 
 __all__ = [
     "Failures",
@@ -335,9 +335,15 @@ def _write(text: str) -> None:
 
 @contextmanager
 def _pipe_open() -> Iterator[None]:
-    """Ends the process quietly, as a shell expects, once nobody reads the output."""
+    """Ends the process quietly, as a shell expects, once nobody reads the output.
+
+    Raises:
+        InputError: The output has no room for more.
+    """
     try:
         yield
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        sys.exit(141)  # 128 + SIGPIPE
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)  # 128 + SIGPIPE
+        raise InputError(f"the output cannot be written: {error.strerror}", hint="make room") from error

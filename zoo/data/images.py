@@ -404,5 +404,8 @@ def _nearest(path: str) -> str:
     folder = Path(path).parent
     if not folder.is_dir():
         return f"there is no folder {folder} either"
-    near = difflib.get_close_matches(Path(path).name, [entry.name for entry in folder.iterdir()], 1)
+    try:
+        near = difflib.get_close_matches(Path(path).name, [entry.name for entry in folder.iterdir()], 1)
+    except PermissionError:
+        near = []  # a folder that may be entered and not listed
     return f"did you mean {folder / near[0]}?" if near else "check the path"
