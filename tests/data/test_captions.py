@@ -104,6 +104,27 @@ def test_what_is_missing_is_named(sets):
         load_described("nowhere", "test", sets)
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "file", "content"),
+    [
+        ("msrvtt", "test_full", "MSRVTT_data.json", "{}"),
+        ("msrvtt", "test", "MSRVTT_JSFUSION_test.csv", "a,b\n1,2\n"),
+        ("didemo", "test", "test_data.json", '{"a": 1}'),
+        ("didemo", "test", "test_data.json", '[{"video": "a.mp4", "description": null}]'),
+    ],
+)
+def test_other_annotations_are_one_line(tmp_path, name, split, file, content):
+    (tmp_path / file).write_text(content)
+    with pytest.raises(InputError, match=f"holds other annotations than {name}'s"):
+        load_described(name, split, tmp_path)
+
+
+def test_a_line_ends_where_the_file_says(tmp_path):
+    text = "a dog\u2028runs"  # a line to str.splitlines(), none to JSON
+    (tmp_path / "test.jsonl").write_text(json.dumps({"video": "a.mp4", "caption": text}, ensure_ascii=False))
+    assert read_pairs(tmp_path / "test.jsonl")[0].captions == (text,)
+
+
 def test_videos_are_read_by_time_the_same_crop_for_all_frames(tmp_path):
     write_people(tmp_path / "a.mp4", 3, 2.0)
     lines = [

@@ -7,6 +7,8 @@ from zoo.errors import InputError, UsageError
 def test_lines_and_tables(tmp_path):
     (tmp_path / "list.txt").write_text("  one \n\n two\n", encoding="utf-8")
     assert read_lines(tmp_path / "list.txt") == ["one", "two"]
+    (tmp_path / "list.txt").write_bytes("one\u2028more\r\ntwo\x85".encode())
+    assert read_lines(tmp_path / "list.txt") == ["one\u2028more", "two"]
     (tmp_path / "table.csv").write_bytes(b'path,label\r\n"a,\nb.png",cat\r\n')
     assert read_table(tmp_path / "table.csv", "a table") == [{"path": "a,\nb.png", "label": "cat"}]
     (tmp_path / "one.json").write_text('{"a": [1]}')

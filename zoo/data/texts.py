@@ -45,7 +45,7 @@ def read_text(path: Path, hint: str = "check the path", error: type[ZooError] = 
 
 def read_lines(path: Path, hint: str = "check the path", error: type[ZooError] = InputError) -> list[str]:
     """The lines of a file that say something, without the space around them; arguments and errors of `read_text`."""
-    return [line.strip() for line in read_text(path, hint, error).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path, hint, error).split("\n") if line.strip()]
 
 
 def read_table(path: Path, hint: str, delimiter: str = ",") -> list[dict[str, Any]]:

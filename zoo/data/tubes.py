@@ -164,7 +164,7 @@ def read_tubes(path: Path) -> Annotations:
         video = str(entry.get("video") or entry["source"])
         return [Annotation(f"{video}: {entry['query']}", video, str(entry["query"]), tube, rate, size)]
 
-    lines = [(f"line {number}", line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    lines = [(f"line {number}", line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     return _collected(lines, sample)
 
 
@@ -287,7 +287,7 @@ def read_mot(path: Path) -> dict[int, FrameTube]:
         InputError: It cannot be read, or a line is none of MOT's.
     """
     rows: dict[int, list[list[float]]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
