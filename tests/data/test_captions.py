@@ -132,6 +132,8 @@ def test_videos_are_read_by_time_the_same_crop_for_all_frames(tmp_path):
         {"video": "a.mp4", "caption": "later", "start": 1.0},
         {"video": "a.mp4", "caption": "never", "start": 9.0},
         {"video": "a.mp4", "caption": "walks to the left", "end": 1.0},
+        {"video": "a.mp4", "caption": "Right-handed, he walks.", "end": 1.5},
+        {"video": "a.mp4", "caption": "He turns left.", "end": 1.8},
     ]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)))
     source = open_clips(tmp_path.name, "test", tmp_path.parent, INPUT, 4)
@@ -151,7 +153,7 @@ def test_videos_are_read_by_time_the_same_crop_for_all_frames(tmp_path):
         assert np.abs(clip[:, 2, 2].astype(int) - corner).max() < 30  # one crop: the corner stays sky
     flips = {
         row: [source._cut(source.described[row], np.random.default_rng(seed)).is_mirrored for seed in range(12)]
-        for row in (0, 3)
+        for row in (0, 3, 4, 5)
     }
     assert 0 < sum(flips[0]) < 12
-    assert not any(flips[3])  # its caption names a side
+    assert not any(flips[3] + flips[4] + flips[5])  # their captions name a side
