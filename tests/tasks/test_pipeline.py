@@ -160,6 +160,10 @@ def test_bad_calls():
         zoo.pipeline("tmvm_tiny")
     with pytest.raises(UsageError, match="cannot reid"):
         zoo.pipeline(ARCH, task="reid")
+    with pytest.raises(UsageError, match="taught models are not explained"):
+        zoo.pipeline("acl_lite0.ham10000", explain=True)
+    with pytest.raises(UsageError, match=r"a\.zoo has its weights in it"):
+        zoo.pipeline("a.zoo", checkpoint_path="b.safetensors")
 
 
 # features on disk
