@@ -62,6 +62,7 @@ def test_forms_of_the_answer(folder, tmp_path):
         (["--sigma-s", "0"], "sigma_s and sigma_r are positive"),
         (["--sigma-r", "-1"], "sigma_s and sigma_r are positive"),
         (["--levels", "many"], "--levels many"),
+        (["--levels", "\u00b2"], "--levels \u00b2"),
         (["--scale", "1.5"], "scale lies between"),
         (["--apply", "dream"], "no application 'dream'"),
         (["--strength", "2"], "without an application"),
