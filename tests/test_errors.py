@@ -16,3 +16,4 @@ def test_errors_come_home_from_other_processes_as_they_were():
     fault = pickle.loads(pickle.dumps(UnknownName("no model 'x'", hint="zoo list")))
     assert (type(fault), fault.message, fault.hint) == (UnknownName, "no model 'x'", "zoo list")
     assert fault.__notes__ == ["  try: zoo list"]
+    assert pickle.loads(pickle.dumps(UnknownName("no", source="a:b"))).source == "a:b"

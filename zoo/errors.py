@@ -30,14 +30,16 @@ class ZooError(Exception):
     Args:
         message: The fault, with the value in hand.
         hint: The way out.
+        source: What results call the input in whose place the error stands.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, source: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.source = source
         if hint:
             self.add_note(f"  try: {hint}")  # a traceback shows it below the message
 
@@ -46,11 +48,16 @@ class ZooError(Exception):
         return {"kind": type(self).__name__, "message": self.message, "hint": self.hint}
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.hint)  # worker processes send errors home by pickle
+        return _rebuild, (
+            type(self),
+            self.message,
+            self.hint,
+            self.source,
+        )  # worker processes send errors home by pickle
 
 
-def _rebuild(kind: type[ZooError], message: str, hint: str | None) -> ZooError:
-    return kind(message, hint=hint)
+def _rebuild(kind: type[ZooError], message: str, hint: str | None, source: str | None) -> ZooError:
+    return kind(message, hint=hint, source=source)
 
 
 class InputError(ZooError):

@@ -62,6 +62,7 @@ def test_forms_of_the_answer(folder, tmp_path):
         (["--sigma-s", "0"], "sigma_s and sigma_r are positive"),
         (["--sigma-r", "-1"], "sigma_s and sigma_r are positive"),
         (["--levels", "many"], "--levels many"),
+        (["--levels", "\u00b2"], "--levels \u00b2"),
         (["--scale", "1.5"], "scale lies between"),
         (["--apply", "dream"], "no application 'dream'"),
         (["--strength", "2"], "without an application"),
@@ -75,6 +76,14 @@ def test_calls_that_cannot_work(folder, tmp_path, args, said):
     assert isinstance(done.exception, UsageError)
     assert said in done.exception.message
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_had_keeps_its_name(tmp_path):
+    empty = tmp_path / "a:b"
+    empty.mkdir()
+    for more in ((), ("--preview",)):
+        (row,) = json.loads(run(empty, "--out", tmp_path / "out", "--json", *more).stdout)
+        assert row["source"] == str(empty)
 
 
 def test_the_input_folder_is_no_output_folder(folder, tmp_path):

@@ -57,6 +57,18 @@ def test_a_video_is_drawn_and_scored(walk, tmp_path):
     assert run("ground-eval", tubes, tubes).stdout.split()[:2] == ["samples", "m_vIoU"]
 
 
+def test_nobody_there_costs_only_what_shows_somebody(walk, tmp_path):
+    tubes, sheet = tmp_path / "tubes.jsonl", tmp_path / "sheet.png"
+    clip = tmp_path / "clip.mp4"
+    asked = ("-q", ASKED, walk, "--min-score", "1", "--crop-video", clip, "--contact-sheet", sheet, "--save", tubes)
+    result = ground(*asked)
+    assert result.exit_code == 1
+    assert "not found" in result.stdout
+    assert result.stderr.count("error: ") == 2
+    assert f"written: {tubes}" in result.stderr  # -q is a sentence, and no order to be quiet
+    assert [path.name for path in tmp_path.iterdir()] == ["tubes.jsonl"]
+
+
 def test_sentences_from_a_file_and_one_that_is_empty(walk, tmp_path):
     (tmp_path / "q.txt").write_text(f"{ASKED}\n\n?!\n")
     result = ground(walk, "--queries", tmp_path / "q.txt", "--jsonl")

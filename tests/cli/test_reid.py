@@ -101,6 +101,17 @@ def test_another_networks_gallery(gallery, people):
     assert "other weights of sgiel_pico.people: 000000000000" in fault(refused)
 
 
+def test_a_name_that_a_gallery_cannot_hold_costs_itself_only(tmp_path):
+    places = tmp_path / "in"
+    places.mkdir()
+    for name in ("a.png", "b\udcff.png", "c.png"):
+        Image.new("RGB", (32, 64), "red").save(places / name)
+    result = run("index", places, "--gallery", tmp_path / "g")
+    assert result.exit_code == 1
+    assert "the name is not UTF-8" in result.stderr
+    assert len(run("info", "--gallery", tmp_path / "g", "--items").stdout.splitlines()) == 2
+
+
 def test_remove_and_info(people, tmp_path):
     folder = tmp_path / "g"
     run("index", people / "cam1", "--gallery", folder)
@@ -110,6 +121,20 @@ def test_remove_and_info(people, tmp_path):
     assert len(run("info", "--gallery", folder, "--items").stdout.splitlines()) == 6
     assert "has none of" in fault(run("remove", "nothing.png", "--gallery", folder))
     assert "items      6" in run("info", "--gallery", folder).stdout
+
+
+def test_brackets_in_a_path_are_no_pattern(tmp_path, monkeypatch):
+    folder, places = tmp_path / "g", tmp_path / "[set]"
+    places.mkdir()
+    for shade, name in enumerate(("a[1].png", "a1.png", "b.png", "c.png")):
+        Image.new("RGB", (32, 64), (60 * shade, 0, 90)).save(places / name)
+    run("index", places, "--gallery", folder)
+    monkeypatch.chdir(places)
+    assert run("remove", "a[1].png", "--gallery", folder).exit_code == 0
+    left = run("info", "--gallery", folder, "--items").stdout.splitlines()
+    assert [path.rpartition("/")[2] for path in left] == ["a1.png", "b.png", "c.png"]
+    assert run("remove", "[ab]*.png", "--gallery", folder).exit_code == 0
+    assert run("info", "--gallery", folder, "--items").stdout.splitlines() == [str(places / "c.png")]
 
 
 def test_approximate(people, tmp_path):

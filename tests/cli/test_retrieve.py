@@ -27,11 +27,13 @@ def index(tmp_path_factory):
     for seed in SPLITS["test"][:3]:
         write_people(folder / "videos" / f"{seed}.mp4", seed, 2.0)
     (folder / "videos" / "bad.mp4").write_text("no video")
+    (folder / "videos" / "named \udcff.mp4").write_text("in bytes that are no text")
     options = ("--model", "tmvm_tiny", "--window", 1, "--stride", 1, "--device", "cpu")
     result = run("index", folder / "videos", "--out", folder / "idx", *options)
-    assert result.exit_code == 1  # the bad one
+    assert result.exit_code == 1  # the bad ones
     assert "3 videos added with 6 windows" in result.stdout
     assert "bad.mp4" in result.stderr
+    assert "the name is not UTF-8" in result.stderr
     return folder / "idx"
 
 

@@ -5,8 +5,10 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ZOO = [sys.executable, "-m", "zoo"]
 
@@ -56,10 +58,40 @@ def test_no_utf8_is_no_reason_to_die(args):
     assert done.stdout.isascii()
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", b"b\xff.png"), ("latin-1", rb"b\udcff.png")])
+def test_names_that_are_no_text_cost_nothing(tmp_path, encoding, shown):
+    names = [b"a.png", b"b\xff.png", "c\u65e5.png".encode()]
+    for name in names:
+        Image.new("RGB", (32, 32)).save(os.fsdecode(bytes(tmp_path) + b"/" + name))
+    listed = b"\n".join(bytes(tmp_path) + b"/" + name for name in names) if encoding == "utf-8" else b""
+    command = [*ZOO, "predict", "reste_resnet20_cifar", "-" if listed else str(tmp_path), "--topk", "1", "--csv"]
+    env = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    done = subprocess.run(command, input=listed, env=env, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(done.stdout.splitlines()) == 4
+    assert shown in done.stdout
+
+
 def test_a_closed_pipe_is_quiet():
     with subprocess.Popen([*ZOO, "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's")
+def test_a_full_disk_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*ZOO, "list"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "error: the output cannot be written: No space left on device\n  try: make room\n"
+
+
+def test_what_the_machine_refuses_is_one_line():
+    name = "a" * 300
+    done = run("predict", name)
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith(f"error: {name}: File name too long\n  try: ")
+    assert b"Traceback" in run("predict", name, "--debug").stderr
 
 
 def test_completion_knows_the_models():

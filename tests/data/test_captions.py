@@ -104,6 +104,27 @@ def test_what_is_missing_is_named(sets):
         load_described("nowhere", "test", sets)
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "file", "content"),
+    [
+        ("msrvtt", "test_full", "MSRVTT_data.json", "{}"),
+        ("msrvtt", "test", "MSRVTT_JSFUSION_test.csv", "a,b\n1,2\n"),
+        ("didemo", "test", "test_data.json", '{"a": 1}'),
+        ("didemo", "test", "test_data.json", '[{"video": "a.mp4", "description": null}]'),
+    ],
+)
+def test_other_annotations_are_one_line(tmp_path, name, split, file, content):
+    (tmp_path / file).write_text(content)
+    with pytest.raises(InputError, match=f"holds other annotations than {name}'s"):
+        load_described(name, split, tmp_path)
+
+
+def test_a_line_ends_where_the_file_says(tmp_path):
+    text = "a dog\u2028runs"  # a line to str.splitlines(), none to JSON
+    (tmp_path / "test.jsonl").write_text(json.dumps({"video": "a.mp4", "caption": text}, ensure_ascii=False))
+    assert read_pairs(tmp_path / "test.jsonl")[0].captions == (text,)
+
+
 def test_videos_are_read_by_time_the_same_crop_for_all_frames(tmp_path):
     write_people(tmp_path / "a.mp4", 3, 2.0)
     lines = [
@@ -111,6 +132,8 @@ def test_videos_are_read_by_time_the_same_crop_for_all_frames(tmp_path):
         {"video": "a.mp4", "caption": "later", "start": 1.0},
         {"video": "a.mp4", "caption": "never", "start": 9.0},
         {"video": "a.mp4", "caption": "walks to the left", "end": 1.0},
+        {"video": "a.mp4", "caption": "Right-handed, he walks.", "end": 1.5},
+        {"video": "a.mp4", "caption": "He turns left.", "end": 1.8},
     ]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)))
     source = open_clips(tmp_path.name, "test", tmp_path.parent, INPUT, 4)
@@ -130,7 +153,7 @@ def test_videos_are_read_by_time_the_same_crop_for_all_frames(tmp_path):
         assert np.abs(clip[:, 2, 2].astype(int) - corner).max() < 30  # one crop: the corner stays sky
     flips = {
         row: [source._cut(source.described[row], np.random.default_rng(seed)).is_mirrored for seed in range(12)]
-        for row in (0, 3)
+        for row in (0, 3, 4, 5)
     }
     assert 0 < sum(flips[0]) < 12
-    assert not any(flips[3])  # its caption names a side
+    assert not any(flips[3] + flips[4] + flips[5])  # their captions name a side

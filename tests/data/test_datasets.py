@@ -84,7 +84,20 @@ def test_broken_arrays(tmp_path, content):
         load_pictures("cifar10", "train", tmp_path)
 
 
+def test_arrays_spoilt_within(tmp_path):
+    images = np.random.default_rng(0).integers(0, 9, (400, 4, 4, 3), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "train.npz", images=images, labels=np.zeros(400, np.int64), names=["a"])
+    content = bytearray((tmp_path / "train.npz").read_bytes())
+    content[200:300] = b"\xff" * 100
+    (tmp_path / "train.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"train\.npz cannot be read: Error -3"):
+        load_pictures("cifar10", "train", tmp_path)
+
+
 def test_arrays_of_the_wrong_kind(tmp_path):
+    np.savez(tmp_path / "test.npz", images=np.array(["x"]), labels=np.zeros(1, np.int64), names=["a"])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_pictures("cifar10", "test", tmp_path)
     np.savez(
         tmp_path / "test.npz", images=np.zeros((2, 4, 4, 3), np.float32), labels=np.zeros(2, np.int64), names=["a"]
     )

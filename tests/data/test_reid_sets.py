@@ -124,6 +124,8 @@ def test_a_table_of_ones_own(tmp_path):
     with pytest.raises(InputError, match="line 2"):
         table_test(table)
     assert read_labels(table) == {str(tmp_path / "a.png"): Clue("1", None, None)}
+    table.write_text("path,pid\nlists/../a.png,1\n")
+    assert read_labels(table) == {str(tmp_path / "a.png"): Clue("1", None, None)}
     with pytest.raises(InputError, match="no such file"):
         read_labels(tmp_path / "none.csv")
 

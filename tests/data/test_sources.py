@@ -112,6 +112,27 @@ def test_classes_are_matched_by_name(root):
         aligned(found, ("cat", "dog"), "folders")
 
 
+def test_numbers_as_names_of_folders_are_the_classes(tmp_path, pictures):
+    for number in ("2", "10"):  # by name, 10 comes first
+        (tmp_path / number).mkdir()
+        pictures[int(number) % 9].save(tmp_path / number / "a.png")
+    found = open_data(".", "test", tmp_path)
+    names = tuple(f"class {k}" for k in range(11))
+    labels = {np.asarray(p).tobytes(): k for k, p in ((2, pictures[2]), (10, pictures[1]))}
+    assert {content: label for label, content in contents(aligned(found, names, "set"))} == labels
+    rest = found[found.labels == found.names.index("2")]
+    assert aligned(rest, ("1", "10", "2"), "set").labels.tolist() == [2]  # names that are numbers are names first
+    with pytest.raises(UsageError, match="no class is called 10"):
+        aligned(found, names[:10], "set")
+
+
+def test_lists_of_spreadsheets_and_odd_numbers(tmp_path):
+    (tmp_path / "sheet.csv").write_text("path,label\na.png,cat\n", encoding="utf-8-sig")
+    assert open_data("sheet.csv", "test", tmp_path).names == ("cat",)
+    (tmp_path / "odd.csv").write_text("path,label\na.png,\u00b2\n", encoding="utf-8")
+    assert open_data("odd.csv", "test", tmp_path).names == ("\u00b2",)  # a digit to Python, and no number
+
+
 def test_a_bad_file_is_an_error_of_its_own(root, tmp_path):
     place = tmp_path / "cat"
     place.mkdir()
@@ -137,6 +158,8 @@ def test_a_bad_file_is_an_error_of_its_own(root, tmp_path):
         ("alone.tar", InputError, "has no label"),
         ("columns.csv", InputError, "cannot be read.*path"),
         ("columns.parquet", InputError, "cannot be read"),
+        ("short.csv", InputError, "row 2 lacks a path or a label"),
+        ("blank.csv", InputError, "row 1 lacks a path or a label"),
         ("hf:{}/empty", InputError, "hf:"),
         ("torchvision:Nothing", UsageError, "torchvision has no set 'Nothing'"),
         ("torchvision:Food101", InputError, "torchvision:Food101 under"),
@@ -149,6 +172,8 @@ def test_what_cannot_be_read_is_named(name, error, says, tmp_path, monkeypatch):
     with tarfile.open(tmp_path / "alone.tar", "w") as tar:
         add(tar, "x.png", b"x")
     (tmp_path / "columns.csv").write_text("file,label\na.png,1\n")
+    (tmp_path / "short.csv").write_text("path,label\na.png,cat\nb.png\n")
+    (tmp_path / "blank.csv").write_text("path,label\na.png,\n")
     (tmp_path / "columns.parquet").write_bytes(b"PAR1")
     with pytest.raises(error, match=says):
         open_data(name.format(tmp_path), "train", tmp_path)

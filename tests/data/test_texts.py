@@ -7,10 +7,19 @@ from zoo.errors import InputError, UsageError
 def test_lines_and_tables(tmp_path):
     (tmp_path / "list.txt").write_text("  one \n\n two\n", encoding="utf-8")
     assert read_lines(tmp_path / "list.txt") == ["one", "two"]
+    (tmp_path / "list.txt").write_bytes("one\u2028more\r\ntwo\x85".encode())
+    assert read_lines(tmp_path / "list.txt") == ["one\u2028more", "two"]
     (tmp_path / "table.csv").write_bytes(b'path,label\r\n"a,\nb.png",cat\r\n')
     assert read_table(tmp_path / "table.csv", "a table") == [{"path": "a,\nb.png", "label": "cat"}]
     (tmp_path / "one.json").write_text('{"a": [1]}')
     assert read_json(tmp_path / "one.json") == {"a": [1]}
+
+
+def test_the_mark_that_spreadsheets_put_first_is_no_text(tmp_path):
+    (tmp_path / "table.csv").write_text("path\na.png\n", encoding="utf-8-sig")
+    assert read_table(tmp_path / "table.csv", "a table") == [{"path": "a.png"}]
+    (tmp_path / "one.json").write_text("[1]", encoding="utf-8-sig")
+    assert read_json(tmp_path / "one.json") == [1]
 
 
 @pytest.mark.parametrize(

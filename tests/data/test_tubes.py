@@ -151,6 +151,18 @@ def test_a_bad_sentence_of_vidstg_costs_itself_only(tmp_path):
     assert [line.partition(":")[0] for line in found.bad] == ["v/1", "entry 1"]
 
 
+def test_infinities_and_nothing_cost_themselves_only(tmp_path):
+    lines = ['{"video": "a", "query": "q", "boxes": [{"t": 1e400, "xyxy": [0, 0, 1, 1]}]}', '{"video": "b"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert [line.partition(":")[0] for line in read_annotations(tmp_path / "a.jsonl").bad] == ["line 1", "line 2"]
+    videos = [{"vid": "v", "questions": None, "captions": 3}]
+    (tmp_path / "a.json").write_text(json.dumps({"videos": videos, "trajectories": {}}))
+    assert [line.partition(":")[0] for line in read_annotations(tmp_path / "a.json").bad] == ["v/0"]
+    (tmp_path / "mot.txt").write_text("1,inf,0,0,1,1\n")
+    with pytest.raises(InputError, match="line 1 is no row of MOT"):
+        read_mot(tmp_path / "mot.txt")
+
+
 def test_what_hcstvg_cannot_hold():
     tube = FrameTube(0, 1, np.zeros((1, 4)), None, 9)
     sample = Annotation("x.mp4", "x.mp4", "he runs", tube, 25.0, (8, 8))

@@ -28,17 +28,19 @@ def write(path, count=20, height=48, width=64, times=None):
     return path
 
 
-def with_sound(path, seconds=1):
+def with_sound(path, seconds=1, codec="aac"):
     """A video with a tone, straight from PyAV."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        sound = container.add_stream("aac", rate=8000, layout="mono")
+        sound = container.add_stream(codec, rate=8000, layout="mono")
         for frame in pictures(25 * seconds):
             container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         tone = np.sin(np.arange(8000 * seconds) / 3).astype(np.float32)
-        for at in range(0, len(tone) - 1023, 1024):
-            part = av.AudioFrame.from_ndarray(tone[None, at : at + 1024], format="fltp", layout="mono")
+        form, size = ("fltp", 1024) if codec == "aac" else ("s16", 1152)
+        tone = tone if form == "fltp" else (10_000 * tone).astype(np.int16)
+        for at in range(0, len(tone) - size + 1, size):
+            part = av.AudioFrame.from_ndarray(tone[None, at : at + size], format=form, layout="mono")
             part.sample_rate, part.pts = 8000, at
             container.mux(sound.encode(part))
         container.mux(video.encode())
@@ -97,6 +99,27 @@ def test_sound_is_copied(tmp_path):
     copied, original = packets(target), packets(source)
     assert len(copied) >= len(original) - 1
     assert copied == original[: len(copied)]
+
+
+@pytest.mark.parametrize("kind", ["damaged", "unknown"])
+def test_sound_that_cannot_be_decoded_costs_itself_only(tmp_path, kind):
+    source, target = with_sound(tmp_path / "a.mp4", 2, "flac"), tmp_path / "b.mp4"
+    content = bytearray(source.read_bytes())
+    if kind == "unknown":
+        at = content.index(b"fLaC")
+        content[at : at + 4] = b"xLaC"
+    else:
+        with av.open(str(source)) as container:
+            places = [(packet.pos, packet.size) for packet in container.demux(audio=0) if packet.size]
+        for at, size in places[2:]:
+            content[at : at + size] = b"\xff" * size
+    source.write_bytes(content)
+    with VideoReader(source) as reader, VideoWriter(target, reader.size, reader.rate, sound_of=source) as writer:
+        for frame in reader:
+            writer.write(frame)
+    with VideoReader(target) as reader:
+        assert sum(isinstance(frame, Frame) for frame in reader) == 50
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
 def test_a_broken_tail_is_an_error_in_its_place(tmp_path):

@@ -29,6 +29,15 @@ def test_every_picture_gives_one_for_the_screen(name, size, channels, value):
     assert ((y >= 0) & (y <= 1)).all()  # false for NaN as well
 
 
+@pytest.mark.parametrize("name", ["enhance", "abstract", "tonemap", "halftone", "lowlight"])
+def test_a_picture_of_a_batch_is_as_it_is_alone(name):
+    apply = getattr(applications, name)
+    pictures = [picture(1), 0.02 * picture(2)]  # of ranges of their own
+    alone = torch.cat([apply(x, FILTER) for x in pictures])
+    # a few bits: a batch is added up in another order
+    torch.testing.assert_close(apply(torch.cat(pictures), FILTER), alone, rtol=0, atol=1e-5)
+
+
 @given(seed=st.integers(0, 99), luma=st.booleans())
 def test_detail_once_is_the_picture(seed, luma):
     x = picture(seed)

@@ -86,6 +86,8 @@ def test_a_page_of_clips_plays_them_and_escapes_names(tmp_path):
     assert "<dog>" not in text
     assert f'src="{clip.as_uri()}#t=1.00,2.50"' in text
     assert text.count("<section") == 1
+    late = Ranking("a dog", (Hit(1, str(clip), 0.5, start=59.97, end=3599.96),))
+    assert "1:00.0 to 60:00.0" in page([late])
     with pytest.raises(InputError, match="nothing"):
         page([Ranking("bad", error=InputError("nothing"))])
 

@@ -1,5 +1,6 @@
 """Networks over long lists: every input is one row, whoever dies in between, wherever the files lie."""
 
+import csv
 import io
 import json
 import os
@@ -261,6 +262,18 @@ def test_a_shard_without_pictures_is_one_bad_input(tmp_path):
     shard(tmp_path / "s.tar", {"a.txt": b"x"})
     (fault,) = names([tmp_path / "s.tar"])
     assert "no picture in this shard" in fault.message
+
+
+def test_what_cannot_be_had_keeps_its_address(pictures, tmp_path):
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "bad.parquet").write_text("no list")
+    given = ["http://127.0.0.1:9/x.png", "memory://gone/", tmp_path / "a:b", tmp_path / "bad.parquet"]
+    table = run("predict", ARCH, *given, pictures / "00.png", "--csv", code=1).stdout
+    found = [row["source"] for row in csv.DictReader(io.StringIO(table)) if row["error"]]
+    assert found == [str(source) for source in given]
+    run("embed", ARCH, given[0], pictures / "00.png", "--out", f"{tmp_path}/parts/", code=1)
+    rows = pyarrow.parquet.read_table(tmp_path / "parts" / "part-000000.parquet")
+    assert rows["source"].to_pylist() == [given[0], str(pictures / "00.png")]
 
 
 @pytest.mark.parametrize("text", ["s3://b/x", "memory://x", "file:///x", "simplecache::s3://b/x"])

@@ -268,6 +268,20 @@ def test_one_name_from_two_folders(folder, pipe, tmp_path):
     assert [path.rpartition("/")[2] for path in paths] == ["a.png", "a-2.png"]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_result_takes_the_name_of_another(folder, pipe, tmp_path, overwrite):
+    sources = [tmp_path / name for name in ("x/a.png", "y/a.png", "z/a-2.png", "z/a.jpg")]
+    for source in sources:
+        source.parent.mkdir(exist_ok=True)
+        Image.fromarray(image(1, 9, 12, 3)).save(source)
+    files = FilteredFiles(pipe, tmp_path / "out", overwrite=overwrite)
+    results = [files.add(str(source), compare=True) for source in sources]
+    assert not any(result.error for result in results)
+    pages = {"a.compare.html", "a-2.compare.html", "a-2-2.compare.html", "a-3.compare.html"}
+    pictures = {"a.png", "a-2.png", "a-2-2.png", "a.jpg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == pages | pictures
+
+
 def test_nothing_is_overwritten_unasked(folder, pipe, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -288,6 +302,9 @@ def test_output_inside_the_input_is_not_filtered_again(folder, pipe):
     path = files.add(str(folder / "a.png")).path
     assert files.is_ours(path)
     assert not files.is_ours(str(folder / "a.png"))
+    assert files.is_ours(str(folder / "out" / ".." / "out" / "a.png"))
+    (folder.parent / "link").symlink_to(folder)
+    assert files.is_ours(str(folder.parent / "link" / "out" / "a.png"))
 
 
 def test_a_folder_that_cannot_be_made(pipe, tmp_path):

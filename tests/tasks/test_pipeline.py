@@ -15,6 +15,7 @@ import zoo
 from zoo.data.images import expand
 from zoo.errors import InputError, UnknownName, UsageError
 from zoo.registry.labels import label_names
+from zoo.results.classification import Embedding
 from zoo.tasks.decode import cores
 from zoo.tasks.device import pick_device, pick_dtype
 from zoo.tasks.draw import Drawings
@@ -159,6 +160,10 @@ def test_bad_calls():
         zoo.pipeline("tmvm_tiny")
     with pytest.raises(UsageError, match="cannot reid"):
         zoo.pipeline(ARCH, task="reid")
+    with pytest.raises(UsageError, match="taught models are not explained"):
+        zoo.pipeline("acl_lite0.ham10000", explain=True)
+    with pytest.raises(UsageError, match=r"a\.zoo has its weights in it"):
+        zoo.pipeline("a.zoo", checkpoint_path="b.safetensors")
 
 
 # features on disk
@@ -177,6 +182,19 @@ def test_features_come_back(tmp_path, checkpoint, folder, suffix):
     assert sources == [row.source for row in rows]
     np.testing.assert_array_equal(np.array(vectors, np.float32), np.stack([row.vector for row in rows]))
     assert {p.name for p in tmp_path.iterdir()} <= {path.name, "f.sources.txt"}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npy", ".jsonl"])
+def test_names_that_are_no_text_are_written(tmp_path, suffix):
+    path = tmp_path / f"f{suffix}"
+    with feature_file(path) as write:
+        for source in ("a.png", "b\udcff.png"):
+            write(Embedding(source, np.ones(3, np.float32)))
+    if suffix == ".parquet":
+        assert read_parquet(path)[0] == ["a.png", r"b\xff.png"]
+    else:
+        names = path.with_suffix(".sources.txt") if suffix == ".npy" else path
+        assert b"b\xff.png" in names.read_bytes()
 
 
 def read_csv(path):

@@ -1,19 +1,23 @@
 """The `zoo` command: its groups, and the one place where an error becomes an exit code."""
 
+import errno
 import importlib
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from zoo.cli import out
-from zoo.errors import ZooError
+from zoo.errors import InputError, ZooError
 
 __all__ = ["app", "commands", "main"]
 
 # files beside this one that register commands on `app` when imported, in the order of the help page
 GROUPS: tuple[str, ...] = ("models", "predict", "reid", "retrieve", "ground", "filter", "weights", "hub")
 GROUPS += ("train", "teach", "export", "bench", "serve", "doctor")
+
+# what a machine refuses, wherever it is met
+THEIRS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
 
 WAY = (  # for who types `zoo` alone; the first two work at once, on any machine
     ("zoo list", "what there is, and whose weights are here"),
@@ -66,6 +70,7 @@ def commands() -> typer.Typer:
 
 def main() -> None:
     """Run the command line and exit: 0, or the error's own code, 70 for a fault of ours, 130 after Ctrl-C."""
+    out.settle()
     try:
         try:
             commands()()
@@ -76,10 +81,21 @@ def main() -> None:
             raise
         out.error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if out.debug or error.errno not in THEIRS:
+            _fault(error)
+        named = f"{error.filename}: " if error.filename else ""
+        out.error(InputError(f"{named}{error.strerror}", hint="check the path, its permissions and the disk"))
+        sys.exit(1)
     except KeyboardInterrupt:  # between commands; within one, typer exits with 130 by itself
         sys.exit(130)
     except Exception as error:
-        if out.debug:
-            raise
-        out.internal_error(error)
-        sys.exit(70)
+        _fault(error)
+
+
+def _fault(error: Exception) -> NoReturn:
+    """The end for a fault of ours."""
+    if out.debug:
+        raise error
+    out.internal_error(error)
+    sys.exit(70)

@@ -155,7 +155,7 @@ def filter_(
 
 
 def _levels(text: str) -> "int | str":
-    if text != "auto" and not text.isdigit():
+    if text != "auto" and not text.isdecimal():
         raise UsageError(f"--levels {text}", hint="a whole number from 1, or auto")
     return text if text == "auto" else int(text)
 

@@ -1,7 +1,7 @@
 """Finding who a sentence speaks of in a video: ground, ground-eval, ground-start."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,9 +9,22 @@ import typer
 
 from zoo.cli import out
 from zoo.cli.app import app
-from zoo.cli.options import Checkpoint, Csv, Debug, Device, Dtype, Endpoint, Json, Jsonl, Name, Quiet, sentences_in
+from zoo.cli.options import (
+    Checkpoint,
+    Csv,
+    Debug,
+    Device,
+    Dtype,
+    Endpoint,
+    Json,
+    Jsonl,
+    Name,
+    Quiet,
+    be_quiet,
+    sentences_in,
+)
 from zoo.cli.predict import PANEL
-from zoo.errors import UsageError
+from zoo.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from zoo.results.tube import Tube
@@ -97,7 +110,7 @@ def ground(
     json: Json = False,
     jsonl: Jsonl = False,
     csv: Csv = False,
-    quiet: Quiet = False,
+    quiet: Annotated[bool, _option(OUTPUT, "Say nothing but data and errors.", "--quiet", callback=be_quiet)] = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
     endpoint: Endpoint = None,
@@ -158,22 +171,29 @@ def ground(
             if form != "human" or not tube.error:
                 rows(tube)
     good = [tube for tube in tubes if not tube.error]
-    if good and to:
+
+    def render(path: Path) -> None:
         with out.progress("frames", len(seen.times)) as step:
-            ground_files.render(good, to, step=step)
-    if good and crop:
-        ground_files.crop_video(good[0], crop)
-    for draw, path in ((good[0].draw, sheet), (good[0].draw_heat, heat)) if good else ():
-        if path:
-            save_picture(draw, path)
-    if good and save:
-        ground_files.save_tubes(good, save, form_of_file)
-    if good and export and export_to:
-        ground_files.export_frames(good, export_to, export, force=force)
-    for path in (to, crop, sheet, heat, save, export_to):
-        if path and good:
-            out.say(f"written: {path}")
-    raise typer.Exit(failures.report(len(tubes)))
+            ground_files.render(good, path, step=step)
+
+    code = failures.report(len(tubes))
+    outputs: tuple[tuple[Path | None, Callable[[Path], Any]], ...] = (
+        (to, render),
+        (crop, lambda path: ground_files.crop_video(good[0], path)),
+        (sheet, lambda path: save_picture(good[0].draw, path)),
+        (heat, lambda path: save_picture(good[0].draw_heat, path)),
+        (save, lambda path: ground_files.save_tubes(good, path, form_of_file)),
+        (export_to, lambda path: ground_files.export_frames(good, path, str(export), force=force)),
+    )
+    for path, write in outputs if good else ():
+        try:
+            if path:
+                write(path)
+                out.say(f"written: {path}")
+        except InputError as error:  # which leaves the other files
+            out.error(error)
+            code = error.exit_code
+    raise typer.Exit(code)
 
 
 @app.command("ground-eval", rich_help_panel=PANEL)

@@ -23,6 +23,7 @@ __all__ = [
     "Name",
     "Quiet",
     "Workers",
+    "be_quiet",
     "model_names",
     "sentences_in",
 ]
@@ -42,7 +43,8 @@ def _debug(value: bool) -> bool:
     return value
 
 
-def _quiet(value: bool) -> bool:
+def be_quiet(value: bool) -> bool:
+    """What --quiet does."""
     out.quiet = value
     return value
 
@@ -109,7 +111,7 @@ Jsonl = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a li
 Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated rows.", rich_help_panel=OUTPUT)]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", callback=_quiet, help="Say nothing but data and errors.", rich_help_panel=OUTPUT),
+    typer.Option("--quiet", "-q", callback=be_quiet, help="Say nothing but data and errors.", rich_help_panel=OUTPUT),
 ]
 Debug = Annotated[
     bool,

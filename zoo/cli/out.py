@@ -1,6 +1,8 @@
 """The one place that prints. Data goes to stdout, talk to stderr."""
 
+import codecs
 import csv as csv_format
+import io
 import json as json_format
 import os
 import shutil
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import InputError, UsageError, ZooError
 
 __all__ = [
     "Failures",
@@ -30,6 +32,7 @@ __all__ = [
     "progress",
     "rich",
     "say",
+    "settle",
     "size",
     "style",
     "table",
@@ -42,6 +45,14 @@ quiet = False  # set by --quiet
 
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 SHOWN = 100  # failures listed by name
+
+
+def settle() -> None:
+    """Let names of files pass that are no text to the terminal: as they are, or spelled out where it has no UTF-8."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            passes = stream is sys.stdin or codecs.lookup(stream.encoding).name == "utf-8"
+            stream.reconfigure(errors="surrogateescape" if passes else "backslashreplace")
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -324,9 +335,15 @@ def _write(text: str) -> None:
 
 @contextmanager
 def _pipe_open() -> Iterator[None]:
-    """Ends the process quietly, as a shell expects, once nobody reads the output."""
+    """Ends the process quietly, as a shell expects, once nobody reads the output.
+
+    Raises:
+        InputError: The output has no room for more.
+    """
     try:
         yield
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        sys.exit(141)  # 128 + SIGPIPE
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)  # 128 + SIGPIPE
+        raise InputError(f"the output cannot be written: {error.strerror}", hint="make room") from error

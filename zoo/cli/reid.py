@@ -234,7 +234,7 @@ def search(
                 rows(ranking)
             step()
     if html and answered:
-        write_whole(html, page(answered).encode())
+        write_whole(html, page(answered).encode(errors="backslashreplace"))
         out.say(f"{len(answered)} queries in {html}")
     warnings.report()
     raise typer.Exit(failures.report(seen))
@@ -408,7 +408,7 @@ def evaluate(
     else:
         out.line(result.markdown().rstrip())
     if markdown:
-        write_whole(markdown, result.markdown().encode())
+        write_whole(markdown, result.markdown().encode(errors="backslashreplace"))
     if plot:
         save_picture(result.draw, plot)
     raise typer.Exit(out.Failures(result.failed).report(max(2, len(result.failed))))

@@ -212,7 +212,7 @@ def search_(
         out.say(f"{fault.message}")
     answered = [ranking for ranking in found if not ranking.error]
     if answered and html:
-        write_whole(html, page(answered).encode())
+        write_whole(html, page(answered).encode(errors="backslashreplace"))
     if answered and sheet:
         save_picture(answered[0].draw, sheet)
     raise typer.Exit(failures.report(len(found)))

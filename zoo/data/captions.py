@@ -41,7 +41,7 @@ def read_pairs(path: Path) -> list[Described]:
         InputError: It cannot be read, or a line is not such an object; says which.
     """
     merged: dict[tuple[str, float, float | None], list[str]] = {}
-    for number, line in enumerate(read_text(path, OF_THE_SET).splitlines(), 1):
+    for number, line in enumerate(read_text(path, OF_THE_SET).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -94,7 +94,12 @@ def load_described(name: str, split: str, root: Path) -> list[Described]:
     if split not in known.protocols:
         raise UsageError(f"{name} has no part {split!r}", hint=f"one of {', '.join(known.protocols)}")
     folder = root / name if (root / name).is_dir() else root
-    described = known.read(folder, split)
+    try:
+        described = known.read(folder, split)
+    except (KeyError, TypeError, AttributeError) as error:  # JSON or a table, and not the set's
+        raise InputError(
+            f"{folder} holds other annotations than {name}'s: {one_line(error)}", hint=OF_THE_SET
+        ) from None
     if not described:
         raise InputError(f"{folder}: the annotations name no video of {split}", hint="check the files of the set")
     return described
@@ -134,7 +139,7 @@ def _msvd(folder: Path, split: str) -> list[Described]:
     """`<split>_list.txt` with a name a line, and `captions.txt` with a name and a sentence a line."""
     wanted = dict.fromkeys(read_text(folder / f"{split}_list.txt", OF_THE_SET).split())
     captions: dict[str, list[str]] = {key: [] for key in wanted}
-    for line in read_text(folder / "captions.txt", OF_THE_SET).splitlines():
+    for line in read_text(folder / "captions.txt", OF_THE_SET).split("\n"):
         key, _, sentence = line.partition(" ")
         if key in captions and sentence.strip():
             captions[key].append(sentence.strip())
@@ -153,7 +158,7 @@ def _lsmdc(folder: Path, split: str) -> list[Described]:
     """`LSMDC16_annos_training.csv` and `LSMDC16_challenge_1000_publictect.csv`, columns divided by tabs."""
     name = {"train": "LSMDC16_annos_training.csv", "test": "LSMDC16_challenge_1000_publictect.csv"}[split]
     captions = {}
-    for line in read_text(folder / name, OF_THE_SET).splitlines():
+    for line in read_text(folder / name, OF_THE_SET).split("\n"):
         if line.count("\t") >= 5:
             key, *_, sentence = line.split("\t")
             captions[re.sub(r"\.\w+$", "", key)] = [sentence.strip()]

@@ -3,6 +3,7 @@
 F frames of H x W pixels a clip.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ from zoo.registry.card import Input
 __all__ = ["DRAWN", "ClipSource", "DrawnClips", "VideoClips", "open_clips"]
 
 DRAWN = "zooclips"
-TURNS = ("left", "right")  # words that a mirrored clip would make wrong
+TURNS = re.compile(r"\b(left|right)\b", re.IGNORECASE)  # words that a mirrored clip would make wrong
 
 
 class ClipSource(Protocol):
@@ -112,7 +113,7 @@ class VideoClips:
     def _cut(self, item: Described, rng: np.random.Generator | None) -> "_Cut":
         if rng is None:
             return _Cut(self.input)
-        names_a_side = any(word in text.lower().split() for text in item.captions for word in TURNS)
+        names_a_side = any(TURNS.search(text) for text in item.captions)
         is_mirrored = self.flip and not names_a_side and rng.random() < 0.5
         return _Cut(self.input, rng.uniform(*self.scale), float(rng.random()), float(rng.random()), is_mirrored)
 

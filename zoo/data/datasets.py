@@ -1,5 +1,6 @@
 """Published sets as arrays: small pictures held in memory, read from whichever of their distributions is there."""
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,9 +115,9 @@ def _read_npz(path: Path) -> Pictures:
         with path.open("rb") as file, np.load(file) as arrays:  # numpy leaves a damaged file open
             images, labels, names = (arrays[key] for key in ("images", "labels", "names"))
         return Pictures(torch.from_numpy(images), torch.from_numpy(labels), tuple(names.tolist()))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(
-            f"{path} cannot be read: {error}", hint="it holds the arrays images, labels and names"
+            f"{path} cannot be read: {one_line(error)}", hint="it holds the arrays images, labels and names"
         ) from None
 
 

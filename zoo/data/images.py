@@ -128,26 +128,27 @@ def _expand_one(text: str, suffixes: Set[str]) -> Iterator[str | InputError]:
         try:
             yield from list_files(text, suffixes)
         except InputError as error:
+            error.source = text
             yield error
     elif os.path.isdir(text):  # noqa: PTH112 - a path with a null byte is a missing file here, not a ValueError
         yield from _or_error(
-            _walk(text, suffixes), f"{text}: no picture in this folder", f"looked for {', '.join(sorted(suffixes))}"
+            _walk(text, suffixes), text, "no picture in this folder", f"looked for {', '.join(sorted(suffixes))}"
         )
     elif glob.has_magic(text) and not os.path.lexists(text):
         yield from _or_error(
-            _matches(text, suffixes), f"{text}: nothing matches", "quote the pattern; ** also looks into folders"
+            _matches(text, suffixes), text, "nothing matches", "quote the pattern; ** also looks into folders"
         )
     else:
         yield text
 
 
-def _or_error(found: Iterator[str], message: str, hint: str) -> Iterator[str | InputError]:
+def _or_error(found: Iterator[str], text: str, fault: str, hint: str) -> Iterator[str | InputError]:
     empty = True
     for path in found:
         empty = False
         yield path
     if empty:
-        yield InputError(message, hint=hint)
+        yield InputError(f"{text}: {fault}", hint=hint, source=text)
 
 
 def _walk(folder: str, suffixes: Set[str]) -> Iterator[str]:
@@ -403,5 +404,8 @@ def _nearest(path: str) -> str:
     folder = Path(path).parent
     if not folder.is_dir():
         return f"there is no folder {folder} either"
-    near = difflib.get_close_matches(Path(path).name, [entry.name for entry in folder.iterdir()], 1)
+    try:
+        near = difflib.get_close_matches(Path(path).name, [entry.name for entry in folder.iterdir()], 1)
+    except PermissionError:
+        near = []  # a folder that may be entered and not listed
     return f"did you mean {folder / near[0]}?" if near else "check the path"

@@ -84,14 +84,15 @@ def _listed(address: str) -> Iterator[str | InputError]:
                 for value in batch.column(0).to_pylist():
                     yield _row(value, folder, address)
     except InputError as error:
+        error.source = address
         yield error
     except (OSError, pyarrow.ArrowException) as error:
-        yield InputError(f"{address} cannot be read: {one_line(error)}", hint="check the list")
+        yield InputError(f"{address} cannot be read: {one_line(error)}", hint="check the list", source=address)
 
 
 def _row(value: object, folder: str, address: str) -> str | InputError:
     if not isinstance(value, str) or not value:
-        return InputError(f"{address}: a row holds {value!r} for a path", hint="a text a row")
+        return InputError(f"{address}: a row holds {value!r} for a path", hint="a text a row", source=address)
     return value if is_url(value) or is_store(value) or not folder else join(folder, value)
 
 
@@ -119,14 +120,16 @@ def _members(address: str) -> Iterator[Encoded | InputError]:
                 found, name = True, f"{address}/{member.name}"
                 content = tar.extractfile(member) if member.size <= MAX_BYTES else None
                 if content is None:
-                    yield InputError(f"{name}: more than {MAX_BYTES // 2**20} MiB", hint="make it smaller")
+                    yield InputError(f"{name}: more than {MAX_BYTES // 2**20} MiB", hint="make it smaller", source=name)
                 else:
                     yield Encoded(name, content.read())
         if not found:
-            yield InputError(f"{address}: no picture in this shard", hint="an uncompressed tar in webdataset's form")
+            hint = "an uncompressed tar in webdataset's form"
+            yield InputError(f"{address}: no picture in this shard", hint=hint, source=address)
     except (OSError, EOFError, tarfile.TarError) as error:
-        yield InputError(f"{address}: the shard is damaged: {one_line(error)}", hint="get it again")
+        yield InputError(f"{address}: the shard is damaged: {one_line(error)}", hint="get it again", source=address)
     except InputError as error:
+        error.source = address
         yield error
 
 
@@ -154,6 +157,7 @@ def _read(address: str) -> Item:
     try:
         return Encoded(address, fetch(address) if is_url(address) else read_bytes(address))
     except InputError as error:
+        error.source = address
         return error
 
 

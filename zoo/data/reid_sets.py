@@ -3,6 +3,7 @@
 The sets themselves are given out against a signed agreement or a form by their authors; nothing here fetches them.
 """
 
+import os
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -307,7 +308,7 @@ def read_labels(path: Path) -> dict[str, Clue]:
     """
     try:
         return {
-            str((path.parent / row["path"]).absolute()): Clue(
+            os.path.abspath(path.parent / row["path"]): Clue(  # noqa: PTH100 - Path.absolute leaves .. in
                 row.get("pid") or None,
                 row.get("cam") or None,
                 _modality(row["modality"]) if row.get("modality") else None,

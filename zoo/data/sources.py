@@ -120,16 +120,19 @@ def array_samples(pictures: Pictures) -> Samples:
 def aligned(data: Pictures | Samples, names: tuple[str, ...], what: str) -> Pictures | Samples:
     """The same pictures with their classes numbered as in `names`.
 
-    Case, dashes and underscores make no difference. Names that are all numbers, as lists may have them, stay numbers.
+    Case, dashes and underscores make no difference. Names that are all numbers, as lists and folders may have them,
+    and no names among these, stay numbers.
 
     Raises:
         UsageError: A class that is not among them.
     """
-    numbered = all(name.isdigit() for name in data.names) and len(data.names) <= len(names)
-    if data.names == names or (numbered and isinstance(data, Samples)):
-        return replace(data, names=names)
+    if data.names == names:
+        return data
     numbers = {_plain(name): number for number, name in enumerate(names)}
     strange = [name for name in data.names if _plain(name) not in numbers]
+    if strange and isinstance(data, Samples) and all(name.isdecimal() for name in data.names):
+        numbers = {_plain(name): int(name) for name in data.names if int(name) < len(names)}
+        strange = [name for name in data.names if _plain(name) not in numbers]
     if strange:
         raise UsageError(
             f"{what}: no class is called {', '.join(strange[:3])}",
@@ -229,7 +232,7 @@ def _list(path: Path) -> Samples:
     """A table with the columns path and label; labels are names, or numbers from 0."""
     try:
         if path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it, or without their mark
                 rows = [(row["path"], row["label"]) for row in csv.DictReader(file)]
         else:
             need("index", str(path))
@@ -237,6 +240,9 @@ def _list(path: Path) -> Samples:
 
             table = pyarrow.parquet.read_table(path, columns=["path", "label"])
             rows = list(zip(*(table[name].to_pylist() for name in ("path", "label")), strict=True))
+        lacking = [number for number, row in enumerate(rows, 1) if None in row or "" in row]
+        if lacking:
+            raise ValueError(f"row {lacking[0]} lacks a path or a label")
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise InputError(
             f"{path} cannot be read: {one_line(error)}", hint="it has the columns path and label"
@@ -248,7 +254,7 @@ def _list(path: Path) -> Samples:
 def _numbered(labels: Sequence[Any]) -> tuple[list[int], list[str]]:
     """Labels as numbers, and the names: numbers stay if all are some, names are sorted."""
     words = [str(label).strip() for label in labels]
-    if words and all(word.isdigit() for word in words):
+    if words and all(word.isdecimal() for word in words):
         return [int(word) for word in words], [str(k) for k in range(max(map(int, words)) + 1)]
     names = sorted(set(words))
     places = {name: k for k, name in enumerate(names)}

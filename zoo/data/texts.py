@@ -8,7 +8,19 @@ from typing import Any
 
 from zoo.errors import InputError, ZooError, one_line
 
-__all__ = ["read_json", "read_lines", "read_table", "read_text"]
+__all__ = ["check_name", "read_json", "read_lines", "read_table", "read_text"]
+
+
+def check_name(path: str) -> None:
+    """Refuse a file's name that a gallery, whose items are JSON, cannot hold.
+
+    Raises:
+        InputError: It is not UTF-8.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: the name is not UTF-8", hint="rename it", source=path) from None
 
 
 def read_text(path: Path, hint: str = "check the path", error: type[ZooError] = InputError) -> str:
@@ -23,7 +35,7 @@ def read_text(path: Path, hint: str = "check the path", error: type[ZooError] = 
         ZooError: Of that kind: it is not there, or cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # the mark that spreadsheets and Windows put first is no text
     except FileNotFoundError:
         raise error(f"{path}: no such file", hint=hint) from None
     except (OSError, UnicodeDecodeError) as fault:
@@ -33,7 +45,7 @@ def read_text(path: Path, hint: str = "check the path", error: type[ZooError] = 
 
 def read_lines(path: Path, hint: str = "check the path", error: type[ZooError] = InputError) -> list[str]:
     """The lines of a file that say something, without the space around them; arguments and errors of `read_text`."""
-    return [line.strip() for line in read_text(path, hint, error).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path, hint, error).split("\n") if line.strip()]
 
 
 def read_table(path: Path, hint: str, delimiter: str = ",") -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def read_annotations(path: Path, *, peer_compat: bool = False) -> Annotations:
     content = read_json(path)
     if isinstance(content, dict) and all(isinstance(entry, dict) and "st_frame" in entry for entry in content.values()):
         return read_hcstvg(content, peer_compat=peer_compat)
-    if isinstance(content, dict) and {"videos", "trajectories"} <= set(content):
+    if isinstance(content, dict) and isinstance(content.get("videos"), list) and "trajectories" in content:
         return read_vidstg(content["videos"], content["trajectories"])
     raise InputError(f"{path} holds no annotations that are known", hint="HC-STVG, VidSTG with boxes, or our .jsonl")
 
@@ -143,7 +143,8 @@ def _vidstg_sentences(videos: Iterable[Any]) -> Iterator[tuple[str, tuple[Any, A
             continue
         video = str(entry.get("vid"))
         for name, kind in VIDSTG_KINDS.items():
-            for one in entry.get(name, ()):
+            asked = entry.get(name) or []
+            for one in asked if isinstance(asked, list) else [asked]:
                 yield f"{video}/{counts[video]}", (entry, one, kind)
                 counts[video] += 1
 
@@ -164,7 +165,7 @@ def read_tubes(path: Path) -> Annotations:
         video = str(entry.get("video") or entry["source"])
         return [Annotation(f"{video}: {entry['query']}", video, str(entry["query"]), tube, rate, size)]
 
-    lines = [(f"line {number}", line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    lines = [(f"line {number}", line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     return _collected(lines, sample)
 
 
@@ -188,7 +189,7 @@ def read_predictions(path: Path, truths: Iterable[Annotation]) -> dict[str, Fram
             start, end = int(entry["st_frame"]), int(entry["ed_frame"]) + 1
             boxes = np.array([entry["bbox"][str(frame)] for frame in range(start, end)], np.float64).reshape(-1, 4)
             tubes[key] = FrameTube(start, end, boxes)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{path}: {key}: {one_line(error)}", hint="one box for each frame, both ends included"
             ) from None
@@ -287,16 +288,16 @@ def read_mot(path: Path) -> dict[int, FrameTube]:
         InputError: It cannot be read, or a line is none of MOT's.
     """
     rows: dict[int, list[list[float]]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             frame, track, left, top, width, height = (float(x) for x in line.split(",")[:6])
-        except ValueError:
+            rows.setdefault(int(track), []).append([int(frame) - 1, left, top, left + width, top + height])
+        except (ValueError, OverflowError):
             raise InputError(
                 f"{path}: line {number} is no row of MOT", hint="frame,track,left,top,width,height,..."
             ) from None
-        rows.setdefault(int(track), []).append([frame - 1, left, top, left + width, top + height])
     return {track: _filled(np.array(sorted(found))) for track, found in rows.items()}
 
 
@@ -329,7 +330,7 @@ def _collected(entries: Iterable[tuple[str, E]], read: Callable[[str, E], list[A
     for name, entry in entries:
         try:
             samples += read(name, entry)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:  # int() of an infinity
             bad.append(f"{name}: {one_line(error)}")
     return Annotations(samples, bad)
 

@@ -5,6 +5,7 @@ Needs PyAV (`zoo[video]`). Memory does not grow with the length of a video.
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -193,7 +194,7 @@ class VideoWriter:
         size: Width and height of the frames.
         rate: Frames a second, for players that ask.
         sound_of: A video whose first sound track is copied, as far as its frames reach; to AAC, where .mp4 or .mov does
-            not take it as it is.
+            not take it as it is. What is damaged of it is left out.
         preset: x264's word for how long it looks for a smaller file.
 
     Raises:
@@ -218,8 +219,7 @@ class VideoWriter:
         try:
             self._container = av.open(str(self._part), "w", container_options=for_browsers)
         except (av.FFmpegError, OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{path} cannot be written: {reason}", hint="check the folder") from None
+            raise self._fault(error) from None
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": preset})
         self._stream.width, self._stream.height = (side + side % 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
@@ -227,48 +227,67 @@ class VideoWriter:
         context.time_base = Fraction(1, TICKS)
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED
-        if sound_of is not None:
-            self._open_sound(av, str(sound_of))
         try:
+            if sound_of is not None:
+                self._open_sound(av, str(sound_of))
             self._container.start_encoding()
         except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{path} cannot be written: {error.strerror or error}", hint="check the folder") from None
+            self._close()
+            raise self._fault(error) from None
 
     def _open_sound(self, av: Any, path: str) -> None:
-        source = av.open(path)
-        if not source.streams.audio:
-            source.close()
+        self._sound = source = av.open(path)
+        sound = next(iter(source.streams.audio), None)
+        if sound is None or sound.codec_context is None:  # none, or of a kind that FFmpeg does not know
             return
-        self._sound = source
-        sound = source.streams.audio[0]
         if self.path.suffix.lower() not in FOR_BROWSERS or sound.codec_context.name in PLAYED:
             self._packets = self._copied(source, self._container.add_stream_from_template(sound))
         else:
             self._packets = self._encoded_again(source, self._container.add_stream("aac", rate=sound.rate))
 
     @staticmethod
-    def _copied(source: Any, stream: Any) -> Iterator[Any]:
-        for packet in source.demux(source.streams.audio[0]):
+    def _read(source: Any) -> Iterator[Any]:
+        """Packets of the sound, up to where it is damaged."""
+        try:
+            yield from source.demux(source.streams.audio[0])
+        except (av_library().FFmpegError, OSError):
+            return
+
+    @classmethod
+    def _copied(cls, source: Any, stream: Any) -> Iterator[Any]:
+        for packet in cls._read(source):
             if packet.dts is not None:
                 packet.stream = stream
                 yield packet
 
-    @staticmethod
-    def _encoded_again(source: Any, stream: Any) -> Iterator[Any]:
-        for frame in source.decode(source.streams.audio[0]):
-            yield from stream.encode(frame)
+    @classmethod
+    def _encoded_again(cls, source: Any, stream: Any) -> Iterator[Any]:
+        for packet in cls._read(source):
+            try:
+                frames = packet.decode()
+            except (av_library().FFmpegError, OSError):
+                continue
+            for frame in frames:
+                yield from stream.encode(frame)
         yield from stream.encode(None)
 
     def write(self, frame: Frame) -> None:
-        """Append a frame; times rise."""
+        """Append a frame; times rise.
+
+        Raises:
+            InputError: It cannot be written.
+        """
         av = av_library()
         height, width = frame.pixels.shape[:2]
         even = np.pad(frame.pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(even, format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
         picture.pts, picture.time_base = round(frame.time * TICKS), Fraction(1, TICKS)
-        self._container.mux(self._stream.encode(picture))
-        self._copy_sound(frame.time)
+        try:
+            self._container.mux(self._stream.encode(picture))
+            self._copy_sound(frame.time)
+        except (av.FFmpegError, OSError) as error:
+            raise self._fault(error) from None
 
     def _copy_sound(self, until: float) -> None:
         for packet in self._packets:
@@ -286,13 +305,24 @@ class VideoWriter:
         try:
             if kind is None:
                 self._container.mux(self._stream.encode())
-            self._container.close()
-            if kind is None:
+                self._container.close()
                 self._part.replace(self.path)
+        except (av_library().FFmpegError, OSError) as error:
+            raise self._fault(error) from None
         finally:
-            self._part.unlink(missing_ok=True)
-            if self._sound is not None:
-                self._sound.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Let go of all files; one that is not whole is removed."""
+        with suppress(av_library().FFmpegError, OSError):
+            self._container.close()
+        self._part.unlink(missing_ok=True)
+        if self._sound is not None:
+            self._sound.close()
+
+    def _fault(self, error: Exception) -> InputError:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        return InputError(f"{self.path} cannot be written: {reason}", hint="check the folder")
 
 
 def damaged(path: str, error: Exception) -> InputError:

@@ -99,7 +99,12 @@ def tonemap(radiance: Tensor, smooth: Smooth, *, strength: float = 10.0, saturat
         strength: Contrast that the filtered luminance ends with; 2 to 100.
         saturation: Exponent of the colour ratios.
     """
-    radiance = radiance.clamp_min(0)
+    one_by_one = [_shown(picture, smooth, strength, saturation) for picture in torch.split(radiance.clamp_min(0), 1)]
+    return torch.cat(one_by_one)
+
+
+def _shown(radiance: Tensor, smooth: Smooth, strength: float, saturation: float) -> Tensor:
+    """The same of one picture, whose own range counts."""
     luminance = _weighted(radiance, LUMINANCE)
     positive = luminance[luminance > 0].double()
     if not positive.numel():

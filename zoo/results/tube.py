@@ -143,8 +143,9 @@ class Tube:
         """
         from zoo.viz.tube import tube_sheet
 
+        get = self._pictures()
         rows = np.unique(np.linspace(0, len(self) - 1, SHOWN).round().astype(int))
-        pictures = self._pictures(self.frames[rows])
+        pictures = get(self.frames[rows].tolist())
         return tube_sheet(pictures, self.boxes[rows], self._captions(self.times[rows]), title=self.query)
 
     def draw_heat(self) -> "Image":
@@ -156,21 +157,23 @@ class Tube:
         from zoo.viz.heat import heat_overlay
         from zoo.viz.tube import tube_sheet
 
+        get = self._pictures()
         if self.heat is None:
-            raise self.error or InputError(f"{self.source} has no heat map", hint="ask for a tube first")
+            raise InputError(f"{self.source} has no heat map", hint="ask for a tube first")
         chosen = np.unique(np.linspace(0, len(self.heat.frames) - 1, SHOWN).round().astype(int))
         numbers = self.heat.frames[chosen]
-        looks = zip(self._pictures(numbers), self.heat.maps[chosen], strict=True)
+        looks = zip(get(numbers.tolist()), self.heat.maps[chosen], strict=True)
         rows = np.clip(np.searchsorted(self.frames, numbers), 0, len(self) - 1)
         overlaid = [heat_overlay(picture, heat) for picture, heat in looks]
         return tube_sheet(overlaid, self.boxes[rows], self._captions(self.times[rows]), title=self.query)
 
-    def _pictures(self, numbers: NDArray[np.int64]) -> "list[Image]":
+    def _pictures(self) -> "Callable[[list[int]], list[Image]]":
+        """The way back to pictures, if there is a tube to draw."""
         if self.error:
             raise self.error
         if self.pictures is None or self.span is None:
             raise InputError(f"{self.source} has no tube to draw", hint=self.note or "it does not know its pictures")
-        return self.pictures(numbers.tolist())
+        return self.pictures
 
     @staticmethod
     def _captions(times: NDArray[np.float64]) -> list[str]:

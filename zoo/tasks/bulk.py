@@ -32,6 +32,7 @@ from zoo.errors import InputError, UsageError, ZooError
 from zoo.extras import need
 from zoo.hub.fetch import sha256_of
 from zoo.results.classification import Classification, Embedding
+from zoo.tasks.feature_file import as_text
 from zoo.tasks.pipeline import Pipeline
 
 __all__ = ["Alone", "Group", "Job", "describe", "open_job", "run"]
@@ -275,7 +276,7 @@ def _table_of(pipe: Pipeline[Any]) -> Callable[[Sequence[Any]], bytes]:
         import pyarrow.parquet
 
         named = {
-            "source": pyarrow.array([_text(row.source) for row in rows], pyarrow.string()),
+            "source": pyarrow.array([as_text(row.source) for row in rows], pyarrow.string()),
             **columns(rows),
             "error": pyarrow.array([_words(row.error) for row in rows], pyarrow.string()),
         }
@@ -318,10 +319,5 @@ def _name(number: int) -> str:
     return f"part-{number:06d}.parquet"
 
 
-def _text(source: str) -> str:
-    """A path as text, bytes that are no UTF-8 spelled out."""
-    return os.fsencode(source).decode("utf-8", "backslashreplace")
-
-
 def _words(error: ZooError | None) -> str | None:
-    return _text(error.message) if error else None
+    return as_text(error.message) if error else None

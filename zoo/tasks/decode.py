@@ -88,7 +88,7 @@ def _source(item: Item) -> str:
     if isinstance(item, Encoded):
         return item.name
     if isinstance(item, ZooError):
-        return item.message.partition(":")[0]
+        return item.source or item.message.partition(":")[0]
     return getattr(item, "filename", "") or f"<{type(item).__name__}>"
 
 

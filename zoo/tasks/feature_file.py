@@ -14,7 +14,7 @@ from zoo.errors import UsageError
 from zoo.extras import need
 from zoo.results.classification import Embedding
 
-__all__ = ["feature_file"]
+__all__ = ["as_text", "feature_file"]
 
 ROWS = 1024  # of a Parquet row group
 
@@ -73,6 +73,11 @@ def feature_file(path: Path) -> Iterator[Write]:
         extra.unlink(missing_ok=True)
 
 
+def as_text(source: str) -> str:
+    """A path as text, bytes that are no UTF-8 spelled out."""
+    return os.fsencode(source).decode("utf-8", "backslashreplace")
+
+
 class _Parquet:
     def __init__(self, part: Path, width: int, extra: Path) -> None:
         import pyarrow
@@ -93,7 +98,7 @@ class _Parquet:
     def _flush(self) -> None:
         flat = self.pyarrow.array(np.concatenate([row.vector for row in self.rows]))
         vectors = self.pyarrow.FixedSizeListArray.from_arrays(flat, self.width)
-        names = self.pyarrow.array([row.source for row in self.rows], self.pyarrow.string())
+        names = self.pyarrow.array([as_text(row.source) for row in self.rows], self.pyarrow.string())
         self.file.write_table(self.pyarrow.Table.from_arrays([names, vectors], schema=self.schema))
         self.rows.clear()
 

@@ -27,6 +27,7 @@ __all__ = [
     "FilterSettings",
     "filter_pipeline",
     "middle",
+    "name_of",
     "texture_filter",
 ]
 
@@ -271,7 +272,7 @@ class FilterPipeline:
     def __call__(self, inputs: Any) -> Any: ...
     def __call__(self, inputs: Any) -> Any:
         if isinstance(inputs, str | os.PathLike | np.ndarray) or hasattr(inputs, "getexif"):
-            return self.filtered(self.read(inputs), _name(inputs))
+            return self.filtered(self.read(inputs), name_of(inputs))
         if not isinstance(inputs, Iterable):
             raise InputError(
                 f"a picture cannot be a {type(inputs).__name__}",
@@ -283,9 +284,9 @@ class FilterPipeline:
         try:
             if isinstance(item, ZooError):
                 raise item
-            return self.filtered(self.read(item), _name(item))
+            return self.filtered(self.read(item), name_of(item))
         except InputError as error:
-            return Filtered(_name(item), error=error)
+            return Filtered(name_of(item), error=error)
 
     def read(self, item: Any) -> Raster:
         """One input as the filter takes it.
@@ -293,7 +294,7 @@ class FilterPipeline:
         Raises:
             InputError: It cannot be had, or is no picture that can be filtered.
         """
-        source = _name(item)
+        source = name_of(item)
         return _finite(_raster(item, source), source, self.settings.nan)
 
     def filtered(self, raster: Raster, source: str) -> Filtered:
@@ -389,11 +390,12 @@ def filter_pipeline(*, device: str = "auto", backend: Backend = "auto", **settin
     return FilterPipeline(FilterSettings(**settings), device=device, backend=backend)
 
 
-def _name(item: Any) -> str:
+def name_of(item: Any) -> str:
+    """What results call an input."""
     if isinstance(item, str | os.PathLike):
         return os.fspath(item)
     if isinstance(item, ZooError):
-        return item.message.partition(":")[0]
+        return item.source or item.message.partition(":")[0]
     return f"<{type(item).__name__}>"
 
 

@@ -16,7 +16,7 @@ from zoo.errors import InputError, UsageError, ZooError
 from zoo.hub.checkpoint import write_whole
 from zoo.results.filtered import Filtered
 from zoo.tasks.draw import output_folder, save_picture, stem_of
-from zoo.tasks.filter import FilterPipeline, middle
+from zoo.tasks.filter import FilterPipeline, middle, name_of
 from zoo.viz.compare import compare_page
 from zoo.viz.panels import contact_sheet
 
@@ -48,7 +48,7 @@ class FilteredFiles:
         self.folder = folder
         self.overwrite = overwrite
         self._taken: Counter[str] = Counter()
-        self._own: set[Path] = set()
+        self._own: set[str] = set()  # names in the folder
         for given in inputs:
             self._keep_apart(Path(given))
         output_folder(folder)
@@ -66,7 +66,10 @@ class FilteredFiles:
 
     def is_ours(self, source: object) -> bool:
         """Whether a path was written by this object: met again when the output lies inside an input folder."""
-        return isinstance(source, str) and Path(source).absolute() in self._own
+        if not isinstance(source, str) or Path(source).name not in self._own:
+            return False
+        parent = Path(source).parent  # the folder may go by another name there: a link, or one with .. in it
+        return parent.is_dir() and parent.samefile(self.folder)
 
     def add(self, item: str | ZooError, *, compare: bool = False, step: Callable[[], None] = lambda: None) -> Filtered:
         """Filter one file; a bad one gives a result with `.error`.
@@ -83,11 +86,10 @@ class FilteredFiles:
             if compare and not result.error:
                 self._page(result)
         except InputError as error:
-            source = error.message.partition(":")[0] if isinstance(item, ZooError) else item
-            return Filtered(source, error=error)
+            return Filtered(name_of(item), error=error)
         except OSError as error:
             fault = InputError(f"{item} was not written: {error.strerror or error}", hint="check the --out folder")
-            return Filtered(str(item), error=fault)
+            return Filtered(name_of(item), error=fault)
         return result
 
     def _picture(self, source: str) -> Filtered:
@@ -127,7 +129,7 @@ class FilteredFiles:
             raster = middle(self._first_frame(source) if is_video(source) else self.pipe.read(source), PREVIEW)
             save_picture(partial(_sheet, self.pipe, raster, source), path)
         except InputError as error:
-            return Filtered(str(source), error=error)
+            return Filtered(name_of(source), error=error)
         height, width = raster.pixels.shape[:2]
         return Filtered(source, raster.pixels, raster.pixels, size=(width, height), path=str(path))
 
@@ -147,26 +149,26 @@ class FilteredFiles:
             before.thumbnail((PAGE, PAGE), Resampling.LANCZOS)
             after = after.resize(before.size, Resampling.LANCZOS)
             note += f", shown at {before.width} x {before.height}"
-        path = Path(str(result.path)).with_suffix(".compare.html")
-        if path.exists() and not self.overwrite:
-            raise _there(path)
+        path = self._free(PurePath(str(result.path)).name, ".compare.html")
         page = compare_page(before, after, title=PurePath(result.source).name, note=note)
-        write_whole(path, page.encode())
-        self._own.add(path.absolute())
+        write_whole(path, page.encode(errors="backslashreplace"))
 
     def _free(self, source: str, suffix: str) -> Path:
-        """Where a result goes: the source's name, with -2, -3 ... behind it where another input of this run has it.
+        """Where a result goes: the source's name, with -2, -3 ... behind it where another result of this run has it.
 
         Raises:
             InputError: Something is there already.
         """
         stem = stem_of(source)
-        self._taken[stem + suffix] += 1
-        number = self._taken[stem + suffix]
-        path = self.folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
+        name = ""
+        while not name or name in self._own:  # by another stem: the second a.png would be called as a-2.png is
+            self._taken[stem + suffix] += 1
+            number = self._taken[stem + suffix]
+            name = f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
+        path = self.folder / name
         if path.exists() and not self.overwrite:
             raise _there(path)
-        self._own.add(path.absolute())
+        self._own.add(name)
         return path
 
 

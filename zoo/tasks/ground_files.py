@@ -119,7 +119,7 @@ def save_tubes(tubes: Sequence[Tube], out: Path, form: str | None = None) -> Non
     found = [tube for tube in tubes if tube.span]
     if chosen == "challenge" and len(found) > 1:
         raise UsageError("the challenge's form holds one sentence a video", hint="--format jsonl")
-    write_whole(out, _TEXT[chosen](found).encode())
+    write_whole(out, _TEXT[chosen](found).encode(errors="backslashreplace"))
 
 
 def export_frames(tubes: Sequence[Tube], folder: Path, form: str, *, force: bool = False) -> int:

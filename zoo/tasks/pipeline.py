@@ -181,16 +181,18 @@ def pipeline(
 
     Raises:
         UnknownName: No such model.
-        UsageError: No such device or type, or a task the network is not made for.
+        UsageError: No such device or type, or what the network is not made for.
         WeightsUnavailable: There are no weights.
         IntegrityError: The weights are not what they should be.
     """
     if name.endswith(".zoo"):
-        return _taught(Path(name), task, device, batch_size, workers, topk, probabilities)
+        if checkpoint_path is not None:
+            raise UsageError(f"{name} has its weights in it", hint="leave the checkpoint out, or name that file")
+        return _taught(Path(name), task, device, batch_size, workers, topk, probabilities, explain)
     card = resolve(name)
     if card.task == "teach":
         path = Path(checkpoint_path) if checkpoint_path else weights_path(card)
-        return _taught(path, task, device, batch_size, workers, topk, probabilities)
+        return _taught(path, task, device, batch_size, workers, topk, probabilities, explain)
     place, kind = pick_device(device), pick_dtype(dtype)
     if topk < 1 or (batch_size is not None and batch_size < 1) or (workers is not None and workers < 0):
         raise UsageError("topk and batch_size start at 1, workers at 0", hint="leave them out for the defaults")
@@ -231,12 +233,15 @@ def _taught(
     workers: int | None,
     topk: int,
     probabilities: bool,
+    explain: bool,
 ) -> Pipeline[Any]:
     """The pipeline of a taught model's file."""
     from zoo.tasks.teachable import taught_pipeline
 
     if task not in (None, "classify"):
         raise UsageError(f"{path} was taught to classify; it cannot {task}", hint="zoo predict")
+    if explain:
+        raise UsageError(f"{path} was taught, and taught models are not explained", hint="leave explain out")
     if topk < 1 or (batch_size is not None and batch_size < 1):
         raise UsageError("topk and batch_size start at 1", hint="leave them out for the defaults")
     return taught_pipeline(

@@ -1,8 +1,9 @@
 """People in a gallery: folders into it, pictures asked of it."""
 
+import glob
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -14,6 +15,7 @@ import numpy as np
 
 from zoo.data.images import Item
 from zoo.data.reid_sets import Clue, clue
+from zoo.data.texts import check_name
 from zoo.data.urls import is_url
 from zoo.errors import InputError
 from zoo.index.exact import NOTHING, Hits
@@ -93,6 +95,11 @@ class Indexing:
                 yield source
             elif path not in seen:
                 seen.add(path)
+                try:
+                    check_name(path)
+                except InputError as error:
+                    yield error
+                    continue
                 if self._is_unchanged(path):
                     self.unchanged += 1
                 else:
@@ -116,13 +123,18 @@ class Indexing:
         self.added += len(waiting)
 
 
-def matching(store: Store, patterns: Iterable[str]) -> list[int]:
+def matching(store: Store, patterns: Sequence[str]) -> list[int]:
     """Rows of pictures whose path is one of these, matches one as a glob, or lies in one as a folder."""
-    wanted = [_absolute(pattern) for pattern in patterns]
+    paths = [(row, item["path"]) for row, item in store.items()]
+    there = {path for _, path in paths}
+    plain = [_absolute(pattern) for pattern in patterns]
+    # a path that is there is no pattern, even with brackets in it
+    globs = [_pattern(one) for one, path in zip(patterns, plain, strict=True) if path not in there]
     return [
         row
-        for row, item in store.items()
-        if any(fnmatchcase(item["path"], one) or item["path"].startswith(f"{one}{os.sep}") for one in wanted)
+        for row, path in paths
+        if any(path == one or path.startswith(f"{one}{os.sep}") for one in plain)
+        or any(fnmatchcase(path, one) for one in globs)
     ]
 
 
@@ -230,6 +242,13 @@ def _absolute(source: str | os.PathLike[str]) -> str:
     """A path that says the same everywhere; an address stays as it is."""
     text = os.fspath(source)
     return text if is_url(text) else os.path.abspath(text)  # noqa: PTH100 - Path.absolute leaves .. in
+
+
+def _pattern(text: str) -> str:
+    """The same of a glob; the folder that a relative one starts from is none."""
+    if is_url(text):
+        return text
+    return os.path.normpath(os.path.join(glob.escape(os.getcwd()), text))  # noqa: PTH109, PTH118 - a text
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.data.texts import check_name
 from zoo.data.windows import Clip, Entry, batches_of_all
 from zoo.errors import InputError, ZooError
 from zoo.index.gallery import Gallery
@@ -94,9 +95,10 @@ def index_videos(
     for path in dict.fromkeys(paths):
         name = os.path.relpath(path, folder) if address is None else str(Path(path).absolute())
         try:
+            check_name(name)
             told = _file_facts(path)
-        except OSError as error:
-            done.failed.append(InputError(f"{path}: {error.strerror}", hint="check the path"))
+        except InputError as error:
+            done.failed.append(error)
             report()
             continue
         if name in known and known[name][0][1]["sha1"] == told["sha1"]:
@@ -129,13 +131,20 @@ def place_of(name: str, folder: Path) -> Path:
 
 
 def _file_facts(path: str) -> dict[str, Any]:
-    """Size, and a digest of the beginning and the end."""
-    with Path(path).open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        digest = hashlib.sha1(file.read(EDGE), usedforsecurity=False)
-        file.seek(max(EDGE, size - EDGE))
-        digest.update(file.read(EDGE))
+    """Size, and a digest of the beginning and the end.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            digest = hashlib.sha1(file.read(EDGE), usedforsecurity=False)
+            file.seek(max(EDGE, size - EDGE))
+            digest.update(file.read(EDGE))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", hint="check the path") from None
     return {"size": size, "sha1": digest.hexdigest()}
 
 
