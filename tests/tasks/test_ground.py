@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,6 +290,20 @@ def test_sheets_cuts_and_files(pipe, walk, clip, tmp_path):
     assert len(list((tmp_path / "yolo" / "labels").iterdir())) == len(tube)
     ground_files.export_frames([tube], tmp_path / "coco", "coco")
     assert len(json.loads((tmp_path / "coco" / "annotations.json").read_text())["annotations"]) == len(tube)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"videos": [None, Path("a.avi")]}, "no video's name"),
+        ({"pictures": [None, Path("a.txt")]}, "no kind of picture"),
+        ({"tubes": Path("a.bad")}, "no form 'bad'"),
+        ({"tubes": Path("a.json"), "form": "xml"}, "no form 'xml'"),
+    ],
+)
+def test_names_of_no_such_kind_are_refused_before_the_work(wrong, said):
+    with pytest.raises(UsageError, match=said):
+        ground_files.check_kinds(**wrong)
 
 
 def test_nothing_is_written_over(pipe, walk, clip, tmp_path):

@@ -145,6 +145,7 @@ def ground(
     from zoo.tasks.draw import save_picture
     from zoo.tasks.ground import ground_pipeline
 
+    ground_files.check_kinds([to, crop], [sheet, heat], save, form_of_file)
     ground_files.check_free([to, crop, sheet, heat, save], force=force)
     pipe = ground_pipeline(
         name,

@@ -13,7 +13,7 @@ from zoo.hub.checkpoint import write_whole
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Drawings", "output_folder", "save_picture", "stem_of"]
+__all__ = ["Drawings", "kind_of_picture", "output_folder", "save_picture", "stem_of"]
 
 
 class Drawable(Protocol):
@@ -97,6 +97,20 @@ def stem_of(source: str) -> str:
     return PurePath(source.partition("?")[0]).stem[:100].strip("<>:. ") or "picture"
 
 
+def kind_of_picture(out: Path) -> str:
+    """Pillow's word for the kind of picture that a name stands for.
+
+    Raises:
+        UsageError: No such kind of picture.
+    """
+    from PIL import Image
+
+    kind = Image.registered_extensions().get(out.suffix.lower(), "")
+    if kind not in Image.SAVE:
+        raise UsageError(f"{out}: no kind of picture that can be written", hint="call it .png or .jpg")
+    return kind
+
+
 def save_picture(draw: "Callable[[], Image]", out: Path, **options: Any) -> None:
     """Write a picture whole, as PNG, JPEG or what else its name says.
 
@@ -109,11 +123,7 @@ def save_picture(draw: "Callable[[], Image]", out: Path, **options: Any) -> None
         UsageError: No such kind of picture.
         ZooError: What `draw` raises; or, as an `InputError`, it cannot be written.
     """
-    from PIL import Image
-
-    kind = Image.registered_extensions().get(out.suffix.lower())
-    if kind not in Image.SAVE:
-        raise UsageError(f"{out}: no kind of picture that can be written", hint="call it .png or .jpg")
+    kind = kind_of_picture(out)
     picture, content = draw(), io.BytesIO()
     try:
         picture.save(content, kind, **options)

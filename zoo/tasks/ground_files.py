@@ -15,9 +15,10 @@ from zoo.errors import InputError, UsageError
 from zoo.hub.checkpoint import write_whole
 from zoo.metrics.grounding import FrameTube
 from zoo.results.tube import Tube
+from zoo.tasks.draw import kind_of_picture
 from zoo.viz.tube import COLOURS, draw_box, draw_progress
 
-__all__ = ["FORMATS", "check_free", "crop_video", "export_frames", "render", "save_tubes"]
+__all__ = ["FORMATS", "check_free", "check_kinds", "crop_video", "export_frames", "render", "save_tubes"]
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv")
 FORMATS = ("json", "jsonl", "csv", "challenge", "mot")
@@ -37,6 +38,25 @@ def check_free(paths: Sequence[Path | None], *, force: bool = False) -> None:
             raise UsageError(f"{path} is there already", hint="--force replaces it, another name keeps it")
         if not path.absolute().parent.is_dir():
             raise UsageError(f"{path.parent} is no folder", hint="make it first")
+
+
+def check_kinds(
+    videos: Sequence[Path | None] = (),
+    pictures: Sequence[Path | None] = (),
+    tubes: Path | None = None,
+    form: str | None = None,
+) -> None:
+    """Refuse names that stand for no such kind of file, before any work is done.
+
+    Raises:
+        UsageError: One does not.
+    """
+    for video in filter(None, videos):
+        _check_video(video)
+    for picture in filter(None, pictures):
+        kind_of_picture(picture)
+    if tubes:
+        _form_of(tubes, form)
 
 
 def render(tubes: Sequence[Tube], out: Path, *, step: Callable[[], None] = lambda: None) -> int:
@@ -113,9 +133,7 @@ def save_tubes(tubes: Sequence[Tube], out: Path, form: str | None = None) -> Non
         UsageError: No such form, or several sentences in one that holds one a video.
         InputError: It cannot be written.
     """
-    chosen = form or out.suffix.removeprefix(".")
-    if chosen not in FORMATS:
-        raise UsageError(f"{out}: no form {chosen!r}", hint=f"--format {', '.join(FORMATS)}")
+    chosen = _form_of(out, form)
     found = [tube for tube in tubes if tube.span]
     if chosen == "challenge" and len(found) > 1:
         raise UsageError("the challenge's form holds one sentence a video", hint="--format jsonl")
@@ -199,9 +217,20 @@ def _write_coco(folder: Path, marks: dict[int, Any], names: list[str], size: tup
     (folder / "annotations.json").write_text(json.dumps(document))
 
 
-def _source(tubes: Sequence[Tube], out: Path) -> str:
+def _form_of(out: Path, form: str | None) -> str:
+    chosen = form or out.suffix.removeprefix(".")
+    if chosen not in FORMATS:
+        raise UsageError(f"{out}: no form {chosen!r}", hint=f"--format {', '.join(FORMATS)}")
+    return chosen
+
+
+def _check_video(out: Path) -> None:
     if out.suffix.lower() not in VIDEOS:
         raise UsageError(f"{out} is no video's name", hint=f"call it {', '.join(VIDEOS)}")
+
+
+def _source(tubes: Sequence[Tube], out: Path) -> str:
+    _check_video(out)
     (source,) = {tube.source for tube in tubes}
     if out.exists() and out.samefile(source):
         raise UsageError(f"{out} is the video itself", hint="choose another name")
