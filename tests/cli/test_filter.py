@@ -93,6 +93,12 @@ def test_the_input_folder_is_no_output_folder(folder, tmp_path):
     before = (folder / "rgba.png").read_bytes()
     assert run(folder / "rgba.png", "--out", folder, "--overwrite").exit_code == 0
     assert (folder / "rgba.png").read_bytes() != before
+    Image.open(folder / "grey.png").save(folder / "rgba.bmp")  # whose result would be called as another input is
+    kept = (folder / "rgba.png").read_bytes()
+    mixed = run(folder / "rgba.bmp", folder / "grey.png", "--out", folder, "--overwrite")
+    assert mixed.exit_code == 1
+    assert "rgba.png is there already" in mixed.stderr
+    assert (folder / "rgba.png").read_bytes() == kept
     again = run(folder / "grey.png", "--out", tmp_path / "out"), run(folder / "grey.png", "--out", tmp_path / "out")
     assert [done.exit_code for done in again] == [0, 1]
     assert "is there already" in again[1].stderr

@@ -49,6 +49,7 @@ class FilteredFiles:
         self.overwrite = overwrite
         self._taken: Counter[str] = Counter()
         self._own: set[str] = set()  # names in the folder
+        self._in_place = False  # what lies in the folder is input too
         for given in inputs:
             self._keep_apart(Path(given))
         output_folder(folder)
@@ -63,6 +64,7 @@ class FilteredFiles:
             raise UsageError(
                 f"--out {self.folder} is the folder of the input {given}", hint="choose another, or add --overwrite"
             )
+        self._in_place |= is_own
 
     def is_ours(self, source: object) -> bool:
         """Whether a path was written by this object: met again when the output lies inside an input folder."""
@@ -166,18 +168,24 @@ class FilteredFiles:
             number = self._taken[stem + suffix]
             name = f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
         path = self.folder / name
-        if path.exists() and not self.overwrite:
-            raise _there(path)
+        if path.exists() and not (self.overwrite and self._may_replace(path, source, suffix)):
+            raise _there(path, self.overwrite)
         self._own.add(name)
         return path
+
+    def _may_replace(self, path: Path, source: str, suffix: str) -> bool:
+        """Whether what is there is no other input: among inputs, the result of a.bmp may meet an a.png of theirs."""
+        is_result = suffix.count(".") == 1  # sheets and pages are called as no input is
+        return not (self._in_place and is_result) or (Path(source).exists() and path.samefile(source))
 
 
 def _suffix(source: str) -> str:
     return PurePath(source.partition("?")[0]).suffix
 
 
-def _there(path: Path) -> InputError:
-    return InputError(f"{path} is there already", hint="--overwrite replaces it, another --out keeps it")
+def _there(path: Path, overwrite: bool) -> InputError:
+    ways = "another --out keeps it" if overwrite else "--overwrite replaces it, another --out keeps it"
+    return InputError(f"{path} is there already", hint=ways)
 
 
 def _sheet(pipe: FilterPipeline, raster: Raster, source: str) -> Image:
