@@ -1,6 +1,6 @@
 """The packed form of binary weights, `reste-packed-v1`: eight signs a byte beside one scale a layer.
 
-`NAME.weight` of a binary convolution becomes two tensors:
+`NAME.weight` of a binary convolution becomes two tensors::
 
     NAME.weight_packed   uint8 (OC, kh, kw, ceil(IC/8))   bit b (least significant first) of byte j is input channel
                                                           8j+b; 1 means +1, 0 means -1; bits beyond the last are 0
