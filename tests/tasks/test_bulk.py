@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -155,7 +156,12 @@ def workers_of(running):
     """Processes below torchrun that share the work."""
     import psutil
 
-    return [child for child in psutil.Process(running.pid).children() if "embed" in child.cmdline()]
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(running.pid).children():
+            with suppress(psutil.NoSuchProcess):  # one that was killed has no command line until torchrun notices
+                found += [child] if "embed" in child.cmdline() else []
+    return found
 
 
 def until_parts(out, count, running, seconds=240):
