@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.build import Faults, builder_of, compare, create_model, pretrained_cfg, skeleton
+from zoo.data.texts import ARRAY_FAULTS
 from zoo.errors import InputError, IntegrityError, UsageError, one_line
 from zoo.hub.checkpoint import facts_for, read_contents, write_whole
 from zoo.hub.fetch import sha256_of
@@ -303,7 +304,7 @@ def _stated(check: Path) -> "tuple[dict[str, Any], Tensor, Tensor]":
     try:
         with np.load(check) as arrays:
             image, output = (torch.from_numpy(arrays[key]) for key in ("input", "output"))
-    except Exception as error:  # of an empty, cut or altered file: EOFError, zlib's own, NotImplementedError, ...
+    except ARRAY_FAULTS as error:
         raise InputError(
             f"{check} holds no input and output: {one_line(error)}",
             hint="numpy.savez(FILE, input=x, output=model(x)) with the authors' model",

@@ -1,16 +1,15 @@
 """Published sets as arrays: small pictures held in memory, read from whichever of their distributions is there."""
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zoo import settings
+from zoo.data.texts import ARRAY_FAULTS
 from zoo.errors import InputError, UnknownName, UsageError, one_line
 
 __all__ = ["Pictures", "augment", "dataset_names", "load_pictures"]
@@ -115,7 +114,7 @@ def _read_npz(path: Path) -> Pictures:
         with path.open("rb") as file, np.load(file) as arrays:  # numpy leaves a damaged file open
             images, labels, names = (arrays[key] for key in ("images", "labels", "names"))
         return Pictures(torch.from_numpy(images), torch.from_numpy(labels), tuple(names.tolist()))
-    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+    except ARRAY_FAULTS as error:
         raise InputError(
             f"{path} cannot be read: {one_line(error)}", hint="it holds the arrays images, labels and names"
         ) from None

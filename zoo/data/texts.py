@@ -3,12 +3,17 @@
 import csv
 import io
 import json
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from zoo.errors import InputError, ZooError, one_line
 
-__all__ = ["check_name", "read_json", "read_lines", "read_table", "read_text"]
+__all__ = ["ARRAY_FAULTS", "check_name", "read_json", "read_lines", "read_table", "read_text"]
+
+# what numpy raises when it reads an empty, cut or altered .npz, or one without the arrays that are asked for
+ARRAY_FAULTS = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 
 def check_name(path: str) -> None:
