@@ -172,7 +172,8 @@ class Tube:
         if self.error:
             raise self.error
         if self.pictures is None or self.span is None:
-            raise InputError(f"{self.source} has no tube to draw", hint=self.note or "it does not know its pictures")
+            why = self.note or "it does not know its pictures"
+            raise InputError(f"{self.source} has no tube to draw: {why}", hint="ask for somebody else")
         return self.pictures
 
     @staticmethod
